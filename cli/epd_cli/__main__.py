@@ -1,0 +1,204 @@
+"""`epd`: parses the command line and turns whatever goes wrong into one line.
+
+Exit status: 0 done, 1 it did not work, 2 what was asked for makes no sense, 130 interrupted.
+Commands are imported when they are chosen: `epd up` must not wait for the libraries of `epd chat`.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from epd.vocabulary import Env, Role
+
+EXAMPLES: Final = """\
+examples:
+  epd demo                                      see everything at once
+  epd up -f examples/tiny.yaml                  run a cluster here until Ctrl-C
+  epd status                                    its pods, their roles and load
+  epd chat --image photo.png "What is this?"    ask it, and see which pod did what
+  epd flip tiny-2 encode-prefill                change the role of a running pod
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    root = Parser(
+        prog="epd",
+        description="Encode, prefill and decode of multimodal models on one fleet of vLLM pods.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_up(commands)
+    _add_status(commands)
+    _add_flip(commands)
+    _add_chat(commands)
+    _add_demo(commands)
+    return root
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Parser]
+
+
+def _command(commands: "Commands", name: str, summary: str, examples: str) -> Parser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_up(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "up",
+        "Run a cluster on this machine, as processes, until Ctrl-C.",
+        "  epd up -f examples/simulated.yaml\n  epd up -f examples/tiny.yaml --port 8080\n",
+    )
+    command.add_argument(
+        "-f", "--file", required=True, metavar="CLUSTER.yaml", help="an EPDCluster manifest"
+    )
+    _add_listening(command)
+    command.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where roster and logs go; logs stay there "
+        "(default: a private folder that is removed at the end)",
+    )
+
+
+def _add_listening(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address the gateway listens on (%(default)s)"
+    )
+    command.add_argument(
+        "--port",
+        type=_port,
+        metavar="PORT",
+        help="port the gateway listens on; 0 takes a free one (default: spec.gateway.port)",
+    )
+
+
+def _add_cluster_choice(command: argparse.ArgumentParser) -> None:
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument("--cluster", metavar="NAME", help="which cluster, if several run here")
+    choice.add_argument("--state-dir", metavar="DIR", help="the --state-dir it was started with")
+
+
+def _add_status(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "status",
+        "Show the pods of a running cluster: role, process, load.",
+        "  epd status\n  epd status -o json | jq '.pods[].role'\n",
+    )
+    command.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    _add_cluster_choice(command)
+
+
+def _add_flip(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "flip",
+        "Change the role of a running pod. Nothing restarts, no stream is dropped.",
+        "  epd flip tiny-0 decode\n  epd flip tiny-2 encode-prefill\n",
+    )
+    command.add_argument("pod", metavar="POD", help="a pod's name, as epd status shows it")
+    command.add_argument("role", metavar="ROLE", help=", ".join(Role))
+    _add_cluster_choice(command)
+
+
+def _add_chat(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "chat",
+        "Ask the model; show the answer as it comes, then which pod did what.",
+        '  epd chat "Tell me a story"\n  epd chat --image a.png --image b.png "Compare these."\n',
+    )
+    command.add_argument("prompt", metavar="PROMPT")
+    command.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="may be given several times"
+    )
+    command.add_argument("--max-tokens", type=_count, default=64, metavar="N", help="(%(default)s)")
+    command.add_argument("--url", help="base URL of another gateway, such as http://host:8000/v1")
+    command.add_argument("--model", help="model to ask for (default: the one that is served)")
+    _add_cluster_choice(command)
+
+
+def _add_demo(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "demo",
+        "Start a cluster, chat with it, flip its pods while streams run, check that all is well.",
+        "  epd demo\n  epd demo --keep\n  epd demo -f examples/simulated.yaml\n",
+    )
+    command.add_argument(
+        "-f",
+        "--file",
+        default="examples/tiny.yaml",
+        metavar="CLUSTER.yaml",
+        help="an EPDCluster manifest (%(default)s)",
+    )
+    command.add_argument("--keep", action="store_true", help="leave the cluster up until Ctrl-C")
+    _add_listening(command)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; 0 to 65535 are")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    options = parser().parse_args(arguments)
+    from epd_cli.failures import FAILURES, status_of
+
+    try:
+        command = importlib.import_module(f"epd_cli.{options.command}")
+        status: int = command.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except FAILURES as failure:
+        print(f"epd {options.command}: {failure}", file=sys.stderr)
+        return status_of(failure)
+    except Exception as defect:
+        if os.environ.get(Env.LOG_LEVEL) == "debug":
+            raise
+        name = type(defect).__name__
+        print(
+            f"epd {options.command}: a defect of ours, {name}: {defect} "
+            f"({Env.LOG_LEVEL}=debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""Which pod takes which stage of one request: the least predicted wait.
+
+Inputs are views of pods and a counter, outputs name pods; nothing here keeps state, reads a clock
+or draws at random, so that the gateway and the simulator place alike.
+
+Whoever is asked for a stage is drawn from the first of these that is not empty:
+
+1. pods offered the stage that are not suspect;
+2. any pod that is not suspect (overflow);
+3. pods offered the stage, suspect ones included;
+4. any pod (overflow);
+5. the same again without regard to `avoid`, the pods where this request failed before.
+
+Unhealthy pods are never drawn.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from epd.policy.pods import Costs, PodView, service_ms, wait_ms
+from epd.vocabulary import Stage
+
+_ENCODE: Final = Stage.ENCODE
+_PREFILL: Final = Stage.PREFILL
+_DECODE: Final = Stage.DECODE
+
+_NOBODY: Final[frozenset[str]] = frozenset()
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK_64: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where one stage goes.
+
+    Attributes:
+        pod: The pod.
+        wait_ms: Predicted time until the stage is done waiting there.
+        overflow: The pod's role does not offer the stage.
+    """
+
+    pod: PodView
+    wait_ms: float
+    overflow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PairChoice:
+    """Where prefill and decode of one request go; the same pod for both means no handoff.
+
+    Attributes:
+        prefill: The pod that prefills.
+        decode: The pod that decodes.
+        cost_ms: Predicted waits of both, and the handoff.
+        overflow: The stages whose pod has another role.
+        fused_encode: The prefill pod had better encode the images itself.
+    """
+
+    prefill: PodView
+    decode: PodView
+    cost_ms: float
+    overflow: tuple[Stage, ...] = ()
+    fused_encode: bool = False
+
+
+def home_of(image_key: int, pods: Sequence[PodView]) -> PodView:
+    """Return the pod that an image belongs to (rendezvous hashing): stable as others come and go.
+
+    Args:
+        image_key: A number drawn from the image's content.
+        pods: The candidates, at least one.
+    """
+    return max(pods, key=lambda pod: (((image_key ^ pod.salt) * _GOLDEN) & _MASK_64) >> 11)
+
+
+def place_encode(
+    pods: Iterable[PodView],
+    image_key: int,
+    costs: Costs,
+    *,
+    turn: int = 0,
+    avoid: Collection[str] = _NOBODY,
+    compatibility_hash: str = "",
+) -> Choice | None:
+    """Return the pod that should encode an image; None if no pod is healthy.
+
+    The image's home may hold its embedding already: it is preferred by the time of one encode,
+    and no more, so that a popular image never makes a hot spot.
+
+    Args:
+        pods: All pods.
+        image_key: A number drawn from the image's content.
+        costs: The constants.
+        turn: A counter that breaks ties.
+        avoid: Names of pods where this image failed before.
+        compatibility_hash: The embedding must fit pods of this hash; empty: any.
+    """
+    drawn, overflow, _ = _draw(_of_hash(pods, compatibility_hash), _ENCODE, avoid)
+    if not drawn:
+        return None
+    home = home_of(image_key, drawn)
+    best, best_ms = home, wait_ms(home, _ENCODE, costs)
+    for pod in _in_turn(drawn, turn, costs):
+        cost = wait_ms(pod, _ENCODE, costs)
+        if pod is not home:
+            cost += service_ms(pod, _ENCODE, costs)
+        if cost < best_ms:
+            best, best_ms = pod, cost
+    return Choice(best, wait_ms(best, _ENCODE, costs), overflow)
+
+
+def place_generation(
+    pods: Iterable[PodView],
+    costs: Costs,
+    *,
+    images: int = 0,
+    turn: int = 0,
+    avoid: Collection[str] = _NOBODY,
+    compatibility_hash: str = "",
+    embeddings_at: Collection[str] = _NOBODY,
+) -> PairChoice | None:
+    """Return the pods for prefill and decode, picked together; None if no pod is healthy.
+
+    Args:
+        pods: All pods.
+        costs: The constants.
+        images: Images that are not encoded yet; with any, `fused_encode` is decided too.
+        turn: A counter that breaks ties.
+        avoid: Names of pods where this request failed before.
+        compatibility_hash: The embeddings' hash; empty: any.
+        embeddings_at: Names of pods that hold the request's embeddings.
+    """
+    best: PairChoice | None = None
+    best_rank = 0
+    for group in _groups(_of_hash(pods, compatibility_hash)):
+        prefills, prefill_overflow, prefill_rank = _draw(group, _PREFILL, avoid)
+        decodes, decode_overflow, decode_rank = _draw(group, _DECODE, avoid)
+        if not prefills or not decodes:
+            continue
+        prefill, decode, cost_ms, fused = _best_pair(
+            _in_turn(prefills, turn, costs),
+            _in_turn(decodes, turn, costs),
+            costs,
+            _encode_apart(group, images, costs, turn) if images else _NOTHING_TO_ENCODE,
+            embeddings_at,
+        )
+        rank = prefill_rank + decode_rank
+        if best is None or (rank, cost_ms) < (best_rank, best.cost_ms):
+            overflow = _overflow(
+                fused and _ENCODE not in prefill.stages, prefill_overflow, decode_overflow
+            )
+            best = PairChoice(prefill, decode, cost_ms, overflow, fused)
+            best_rank = rank
+    return best
+
+
+def _overflow(encode: bool, prefill: bool, decode: bool) -> tuple[Stage, ...]:
+    if not (encode or prefill or decode):
+        return ()
+    flags = ((_ENCODE, encode), (_PREFILL, prefill), (_DECODE, decode))
+    return tuple(stage for stage, overflows in flags if overflows)
+
+
+def place_whole(
+    pods: Iterable[PodView],
+    costs: Costs,
+    *,
+    turn: int = 0,
+    avoid: Collection[str] = _NOBODY,
+    compatibility_hash: str = "",
+) -> Choice | None:
+    """Return the pod for a request that cannot be split; None if no pod is healthy.
+
+    A pod offered both stages is best, then one offered decode, for that is where time is spent.
+    """
+    fitting = _of_hash(pods, compatibility_hash)
+    both = [pod for pod in fitting if _DECODE in pod.stages and _PREFILL in pod.stages]
+    drawn, overflow, rank = _draw(both, _DECODE, avoid)
+    if rank > 0:
+        drawn, overflow, _ = _draw(fitting, _DECODE, avoid)
+    best: PodView | None = None
+    best_ms = float("inf")
+    for pod in _in_turn(drawn, turn, costs):
+        cost = wait_ms(pod, _PREFILL, costs) + wait_ms(pod, _DECODE, costs)
+        if cost < best_ms:
+            best, best_ms = pod, cost
+    return None if best is None else Choice(best, best_ms, overflow)
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodeApart:
+    """Encoding the images of a request on other pods than the one that prefills.
+
+    Attributes:
+        images: How many; 0: there is nothing to encode.
+        cost_ms: Wait, work and handoff of the images, which are encoded in parallel.
+        anywhere: No pod is offered encode, so that any may do it.
+    """
+
+    images: int = 0
+    cost_ms: float = 0.0
+    anywhere: bool = False
+
+
+_NOTHING_TO_ENCODE: Final = _EncodeApart()
+
+
+def _encode_apart(group: Sequence[PodView], images: int, costs: Costs, turn: int) -> _EncodeApart:
+    drawn, overflow, _ = _draw(group, _ENCODE, _NOBODY)
+    cost_ms = costs.ec_handoff_ms + min(
+        wait_ms(pod, _ENCODE, costs) + service_ms(pod, _ENCODE, costs)
+        for pod in _in_turn(drawn, turn, costs)
+    )
+    return _EncodeApart(images, cost_ms, overflow)
+
+
+def _best_pair(
+    prefills: Sequence[PodView],
+    decodes: Sequence[PodView],
+    costs: Costs,
+    encode: _EncodeApart,
+    embeddings_at: Collection[str],
+) -> tuple[PodView, PodView, float, bool]:
+    """Return the pair of least cost: prefill, decode, cost, and whether to fuse encode.
+
+    Waits of the two stages add up, so the best of each are the best pair of two pods; only the
+    pairs of one pod with itself, which save the handoff, are compared besides.
+    """
+    decode, decode_ms = _least(decodes, costs)
+    decode_ids = set(map(id, decodes))
+    best: tuple[PodView, PodView, bool] = (prefills[0], decode, False)
+    best_ms = float("inf")
+    for pod in prefills:
+        prefill_ms = wait_ms(pod, _PREFILL, costs)
+        if embeddings_at and pod.name not in embeddings_at:
+            prefill_ms += costs.ec_handoff_ms
+        fused = False
+        if encode.images:
+            here_ms = _encode_here_ms(pod, encode, costs)
+            fused = here_ms <= encode.cost_ms
+            prefill_ms += min(here_ms, encode.cost_ms)
+        if pod is not decode and prefill_ms + decode_ms + costs.kv_handoff_ms < best_ms:
+            best, best_ms = (pod, decode, fused), prefill_ms + decode_ms + costs.kv_handoff_ms
+        if id(pod) in decode_ids:
+            same_ms = prefill_ms + wait_ms(pod, _DECODE, costs)
+            if same_ms < best_ms:
+                best, best_ms = (pod, pod, fused), same_ms
+    return best[0], best[1], best_ms, best[2]
+
+
+def _encode_here_ms(pod: PodView, encode: _EncodeApart, costs: Costs) -> float:
+    """Return what it costs `pod`, one image after the other; infinite if it is not offered that."""
+    if _ENCODE not in pod.stages and not encode.anywhere:
+        return float("inf")
+    return wait_ms(pod, _ENCODE, costs) + encode.images * service_ms(pod, _ENCODE, costs)
+
+
+def _least(decodes: Sequence[PodView], costs: Costs) -> tuple[PodView, float]:
+    best, best_ms = decodes[0], float("inf")
+    for pod in decodes:
+        cost = wait_ms(pod, _DECODE, costs)
+        if cost < best_ms:
+            best, best_ms = pod, cost
+    return best, best_ms
+
+
+def _draw(
+    pods: Sequence[PodView], stage: Stage, avoid: Collection[str]
+) -> tuple[Sequence[PodView], bool, int]:
+    """Return (candidates, overflow, rank of the list they come from; lower is better)."""
+    usual = [
+        pod
+        for pod in pods
+        if stage in pod.stages and pod.healthy and not pod.suspect and pod.name not in avoid
+    ]
+    if usual:
+        return usual, False, 0
+    healthy = [pod for pod in pods if pod.healthy]
+    others = [pod for pod in healthy if pod.name not in avoid] if avoid else healthy
+    for base, rank in ((others, 0), (healthy, 4)):
+        trusted = [pod for pod in base if not pod.suspect]
+        for known, offset in ((trusted, 0), (base, 2)):
+            of_role = [pod for pod in known if stage in pod.stages]
+            if of_role:
+                return of_role, False, rank + offset
+            if known:
+                return known, True, rank + offset + 1
+    return (), False, 8
+
+
+def _in_turn(pods: Sequence[PodView], turn: int, costs: Costs) -> Sequence[PodView]:
+    """Rotate by `turn`, so that equals take turns, and keep at most `max_considered`."""
+    if len(pods) <= 1:
+        return pods
+    start = turn % len(pods)
+    return [*pods[start:], *pods[:start]][: costs.max_considered]
+
+
+def _of_hash(pods: Iterable[PodView], compatibility_hash: str) -> Sequence[PodView]:
+    if not compatibility_hash:
+        return pods if isinstance(pods, Sequence) else tuple(pods)
+    return [pod for pod in pods if pod.compatibility_hash == compatibility_hash]
+
+
+def _groups(pods: Sequence[PodView]) -> Iterable[Sequence[PodView]]:
+    """Return the pods by compatibility hash; nearly always there is one group."""
+    first = pods[0].compatibility_hash if pods else ""
+    for pod in pods:
+        if pod.compatibility_hash != first:
+            break
+    else:
+        return (pods,)
+    groups: dict[str, list[PodView]] = {}
+    for pod in pods:
+        groups.setdefault(pod.compatibility_hash, []).append(pod)
+    return groups.values()

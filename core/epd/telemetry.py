@@ -1,0 +1,211 @@
+"""Every metric of every program: name, type, labels, unit, help, buckets.
+
+Exporters, PromQL of the control loop, dashboards and alerts all read this list; a series that is
+not here does not exist. Names follow Prometheus: prefix `epd_`, base units, `_total` for counters.
+Label values are bounded: the allowed ones stand in `LABEL_VALUES`, except for names of pods, which
+only gauges of a pod itself carry.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from types import MappingProxyType
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from epd.vocabulary import Component, Method, Role, Stage
+
+
+@unique
+class MetricType(StrEnum):
+    """The Prometheus types in use."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@unique
+class Unit(StrEnum):
+    """What a value counts."""
+
+    SECONDS = "seconds"
+    BYTES = "bytes"
+    TOKENS = "tokens"
+    RATIO = "ratio"
+    COUNT = "count"
+
+
+TTFT_BUCKETS_S: Final = (
+    0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0,
+    5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+TPOT_BUCKETS_S: Final = (
+    0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
+    1.0, 2.5,
+)  # fmt: skip
+DURATION_BUCKETS_S: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0,
+)  # fmt: skip
+HANDOFF_BUCKETS_S: Final = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: Full name in PromQL; a histogram adds `_bucket`, `_sum` and `_count`.
+        type: Counter, gauge or histogram.
+        unit: What a value counts.
+        component: The program that exports it.
+        help: One sentence.
+        labels: Names of its labels.
+        buckets: Upper bounds of a histogram, without infinity.
+    """
+
+    name: str
+    type: MetricType
+    unit: Unit
+    component: Component
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+def instrument(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
+    """Register `metric` and return its Prometheus object."""
+    if metric.type is MetricType.COUNTER:
+        return Counter(metric.name, metric.help, metric.labels, registry=registry)
+    if metric.type is MetricType.GAUGE:
+        return Gauge(metric.name, metric.help, metric.labels, registry=registry)
+    return Histogram(
+        metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
+    )
+
+
+def _counter(
+    component: Component, name: str, help_: str, *labels: str, unit: Unit = Unit.COUNT
+) -> Metric:
+    return Metric(name, MetricType.COUNTER, unit, component, help_, labels)
+
+
+def _gauge(
+    component: Component, name: str, help_: str, *labels: str, unit: Unit = Unit.COUNT
+) -> Metric:
+    return Metric(name, MetricType.GAUGE, unit, component, help_, labels)
+
+
+def _histogram(
+    component: Component, name: str, help_: str, buckets: tuple[float, ...], *labels: str
+) -> Metric:
+    return Metric(
+        name, MetricType.HISTOGRAM, Unit.SECONDS, component, help_, labels, buckets=buckets
+    )
+
+
+_GATEWAY: Final = Component.GATEWAY
+
+REQUESTS: Final = _counter(
+    _GATEWAY, "epd_requests_total", "Answered requests by API and status class.", "api", "status"
+)
+REQUESTS_IN_FLIGHT: Final = _gauge(
+    _GATEWAY, "epd_requests_in_flight", "Requests that are being served.", "api"
+)
+REQUEST_METHODS: Final = _counter(
+    _GATEWAY, "epd_request_methods_total", "Completed requests by how their stages were split.",
+    "method",
+)  # fmt: skip
+TTFT: Final = _histogram(
+    _GATEWAY, "epd_time_to_first_token_seconds",
+    "From a streamed request's arrival to its first token.", TTFT_BUCKETS_S, "api", "images",
+)  # fmt: skip
+TPOT: Final = _histogram(
+    _GATEWAY, "epd_time_per_output_token_seconds",
+    "Mean gap between the tokens of one streamed answer (over m-1 gaps).", TPOT_BUCKETS_S, "api",
+)  # fmt: skip
+REQUEST_DURATION: Final = _histogram(
+    _GATEWAY, "epd_request_duration_seconds", "From a request's arrival to its last byte.",
+    DURATION_BUCKETS_S, "api",
+)  # fmt: skip
+STAGE_DURATION: Final = _histogram(
+    _GATEWAY, "epd_stage_duration_seconds", "From placing a stage to its outcome, queue included.",
+    DURATION_BUCKETS_S, "stage",
+)  # fmt: skip
+HANDOFF_DURATION: Final = _histogram(
+    _GATEWAY, "epd_handoff_duration_seconds",
+    "Time a stage waited for an embedding (ec) or a KV cache (kv) of another pod.",
+    HANDOFF_BUCKETS_S, "kind",
+)  # fmt: skip
+PLACEMENTS: Final = _counter(
+    _GATEWAY, "epd_placements_total", "Stages placed on a pod.", "stage"
+)  # fmt: skip
+OVERFLOWS: Final = _counter(
+    _GATEWAY, "epd_overflows_total", "Stages placed on a pod whose role does not offer them.",
+    "stage",
+)  # fmt: skip
+STAGE_FAILURES: Final = _counter(
+    _GATEWAY, "epd_stage_failures_total", "Stages that ended without their result.", "stage",
+    "reason",
+)  # fmt: skip
+STAGE_RETRIES: Final = _counter(
+    _GATEWAY, "epd_stage_retries_total", "Stages tried again elsewhere.", "stage"
+)
+REPLAYS: Final = _counter(
+    _GATEWAY, "epd_replays_total", "Answers continued elsewhere from the tokens sent so far."
+)
+PROMPT_TOKENS: Final = _counter(
+    _GATEWAY, "epd_prompt_tokens_total", "Prompt tokens of completed requests.", unit=Unit.TOKENS
+)
+OUTPUT_TOKENS: Final = _counter(
+    _GATEWAY, "epd_output_tokens_total", "Output tokens of completed requests.", unit=Unit.TOKENS
+)
+IMAGES: Final = _counter(_GATEWAY, "epd_images_total", "Images of accepted requests.")
+EVENTS: Final = _counter(_GATEWAY, "epd_worker_events_total", "Token events received from workers.")
+EVENT_BYTES: Final = _counter(
+    _GATEWAY, "epd_worker_event_bytes_total", "Bytes of token events received from workers.",
+    unit=Unit.BYTES,
+)  # fmt: skip
+WORKER_FRAMES: Final = _counter(
+    _GATEWAY, "epd_worker_frames_total", "Frames received from workers; one is an engine step."
+)
+ROSTER_VERSION: Final = _gauge(
+    _GATEWAY, "epd_roster_version", "Version of the roster that is applied."
+)
+ROSTER_PODS: Final = _gauge(
+    _GATEWAY, "epd_roster_pods", "Pods in the roster by role and whether they can take work.",
+    "role", "state",
+)  # fmt: skip
+CONNECTIONS: Final = _gauge(_GATEWAY, "epd_http_connections", "Open client connections.")
+DISCONNECTS: Final = _counter(
+    _GATEWAY, "epd_http_disconnects_total", "Clients gone before their answer was complete."
+)
+REFUSALS: Final = _counter(
+    _GATEWAY, "epd_http_refusals_total", "Requests refused before they were read whole.", "code"
+)
+
+METRICS: Final[tuple[Metric, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+"""All of the above, in order."""
+
+LABEL_VALUES: Final = MappingProxyType(
+    {
+        "api": ("chat_completions", "completions"),
+        "status": ("2xx", "4xx", "5xx", "gone"),
+        "method": tuple(Method),
+        "images": ("0", "1+"),
+        "stage": tuple(Stage),
+        "kind": ("ec", "kv"),
+        "reason": (
+            "refused", "handoff_lost", "incompatible", "overloaded", "internal", "shutting_down",
+            "disconnected", "unresponsive", "deadline",
+        ),
+        "role": tuple(Role),
+        "state": ("ready", "unready"),
+    }
+)  # fmt: skip
+"""Label names to their possible values; labels that are not here have as many as `errors.py`."""

@@ -1,0 +1,1 @@
+"""The wire between gateways and workers: `worker.proto`, plain messages, and their codec."""

@@ -1,0 +1,89 @@
+"""`epd-gateway`: OpenAI's API in front of a fleet of workers."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from epd.vocabulary import Env
+from epd_gateway.access import ApiKeys
+from epd_gateway.command_line import Options, parse_arguments
+from epd_gateway.process import StopSignals, calm_garbage_collector, exit_with_parent
+from epd_gateway.roster_feed import FileRoster
+from epd_gateway.server import running_gateway
+from epd_gateway.settings import SettingsError
+from epd_gateway.supervisor import supervise
+
+logger = logging.getLogger("epd_gateway")
+
+USER_MISTAKE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a gateway until a signal ends it; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse_arguments(argv)
+    level = os.environ.get(Env.LOG_LEVEL, "info").upper()
+    if level not in logging.getLevelNamesMapping():
+        return _complain(f"{Env.LOG_LEVEL}={level.lower()}: no log level")
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if options.exit_with_parent:
+        exit_with_parent()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if options.processes > 1:
+                return runner.run(supervise(options, argv))
+            runner.run(run(options))
+    except SettingsError as error:
+        return _complain(str(error))
+    return 0
+
+
+async def run(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal cuts the requests in flight off.
+
+    Raises:
+        SettingsError: For what the user must mend.
+    """
+    signals = StopSignals()
+    settings = options.settings
+    serving = running_gateway(
+        settings,
+        FileRoster(options.roster_file, settings.workers.roster_poll_s),
+        model=options.model,
+        keys=ApiKeys.read(options.api_key_file),
+        admin_host=options.admin_host,
+        admin_port=options.admin_port,
+        reuse_port=options.share_port,
+    )
+    async with serving as gateway:
+        calm_garbage_collector()
+        admin = f", admin on {options.admin_host}:{gateway.admin.port}" if gateway.admin else ""
+        logger.info("listening on %s:%d%s", settings.listen.host, gateway.public.port, admin)
+        asked = asyncio.create_task(signals.asked.wait())
+        await asyncio.wait({asked, gateway.task}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        logger.info("stopping: %d requests in flight", len(gateway.public.tasks))
+        hurry = asyncio.create_task(_hurry(signals, gateway.public.tasks))
+    hurry.cancel()
+
+
+async def _hurry(signals: StopSignals, requests: "set[asyncio.Task[None]]") -> None:
+    """Cut the requests in flight off once a second signal comes."""
+    await signals.hurried.wait()
+    for request in list(requests):
+        request.cancel()
+
+
+def _complain(what: str) -> int:
+    sys.stderr.write(f"epd-gateway: {what}\n")
+    return USER_MISTAKE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

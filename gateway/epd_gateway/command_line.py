@@ -1,0 +1,118 @@
+"""The gateway's command line, checked once."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epd_gateway.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one gateway runs.
+
+    Attributes:
+        settings: Limits, deadlines and intervals; the public address is in `settings.listen`.
+        admin_host: Address of the admin listener.
+        admin_port: Its port; None: there is no admin listener.
+        roster_file: The file to follow.
+        model: Served model name; empty: what the roster says.
+        api_key_file: Keys that clients must show; None: everybody may.
+        processes: Gateway processes that share the public port.
+        share_port: Other processes listen on the public port, too.
+        exit_with_parent: End when the starting process does.
+    """
+
+    settings: Settings
+    admin_host: str
+    admin_port: int | None
+    roster_file: Path
+    model: str
+    api_key_file: Path | None
+    processes: int
+    share_port: bool
+    exit_with_parent: bool
+
+
+def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Options:
+    """Read the command line; leaves with status 2 and one line for a mistake in it."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        host, port = _address(given.listen, "--listen")
+        admin = _address(given.admin_listen, "--admin-listen") if given.admin_listen else ("", None)
+        dotted = dict(_assignment(text) for text in given.set)
+        if given.listen:
+            dotted |= {"listen.host": host, "listen.port": str(port)}
+        settings = Settings.load(dotted, environment)
+    except SettingsError as error:
+        parser.error(str(error))
+    if given.processes < 1:
+        parser.error("--processes: at least 1")
+    return Options(
+        settings=settings,
+        admin_host=admin[0],
+        admin_port=admin[1],
+        roster_file=given.roster_file,
+        model=given.model,
+        api_key_file=given.api_key_file,
+        processes=given.processes,
+        share_port=given.share_port,
+        exit_with_parent=given.exit_with_parent,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="epd-gateway",
+        description="Serves OpenAI's API and places every stage of a request on a worker.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect; port 0: any")
+    parser.add_argument(
+        "--admin-listen",
+        metavar="HOST:PORT",
+        help="where operators look at requests and the roster; keep it on loopback",
+    )
+    parser.add_argument(
+        "--roster-file", metavar="FILE", type=Path, required=True, help="the roster to follow"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", default="", help="served model name, unless the roster has it"
+    )
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", type=Path, help="one key a line; clients must show one"
+    )
+    parser.add_argument(
+        "--processes", metavar="N", type=int, default=1, help="processes that share the port"
+    )
+    parser.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--set",
+        metavar="GROUP.NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting, such as limits.max_body_bytes=1000000 or deadlines.prefill_s=20",
+    )
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="end when the starting process ends"
+    )
+    return parser
+
+
+def _address(text: str | None, option: str) -> tuple[str, int | None]:
+    if text is None:
+        return "", None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(f"{option} {text}: HOST:PORT was expected")
+    return host.strip("[]"), int(port)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--set {text}: GROUP.NAME=VALUE was expected")
+    return name, value

@@ -1,0 +1,165 @@
+"""Everything about one request while it is served."""
+
+from dataclasses import dataclass
+
+from epd.wire.messages import EcHandle, KvHandle
+from epd_gateway.answer import Answer
+from epd_gateway.calls import Call
+from epd_gateway.http import ResponseWriter
+from epd_gateway.journal import RequestRecord
+from epd_gateway.media import Image
+from epd_gateway.openai import Envelope
+from epd_gateway.workers import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """An embedding that a worker keeps for us under a lease.
+
+    Attributes:
+        handle: Whoever takes it needs this.
+        worker: Its owner.
+        incarnation: The process that made it; another one knows nothing of it.
+    """
+
+    handle: EcHandle
+    worker: Worker
+    incarnation: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether its owner can still hand it over, as far as is known."""
+        description = self.worker.description
+        return (
+            self.worker.session is not None
+            and description is not None
+            and description.incarnation == self.incarnation
+        )
+
+
+class DistinctImage:
+    """One image of a request; the same content twice in a request is one of these.
+
+    Attributes:
+        image: Its content, kept until the request ends: a replay may need it again.
+        key: What placement knows it by.
+        embedding: Its embedding, once it is encoded. Written by the encode stage.
+        failed_on: Pods where encoding it failed.
+    """
+
+    __slots__ = ("embedding", "failed_on", "image", "key")
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.key = int(image.sha256_hex[:16], 16)
+        self.embedding: Embedding | None = None
+        self.failed_on: list[str] = []
+
+
+class RequestContext:
+    """One request. Only its own task writes here, the answer's callbacks apart.
+
+    Attributes:
+        envelope: What the client asked for.
+        response: Where the answer goes.
+        answer: Takes events, writes them out.
+        record: What the journal keeps.
+        trace_id: What workers log it under; unique, unlike the client's own id.
+        turn: Breaks the ties of its placements.
+        limit_s: Monotonic time by which it must be done.
+        images: Its images in the order of their references, repeats included.
+        distinct_images: Each of them once.
+        calls: Calls that may be in flight, with their workers; cancelled at the end.
+        kv: A KV cache that is kept for us, and its owner; released unless a decode takes it.
+        avoid: Pods where its generation failed.
+        failures: How often prefill or decode failed before there was a token.
+        replays: How often its answer was continued elsewhere.
+        reencoded: Its embeddings were lost once already.
+    """
+
+    __slots__ = (
+        "answer",
+        "avoid",
+        "calls",
+        "distinct_images",
+        "envelope",
+        "failures",
+        "images",
+        "kv",
+        "limit_s",
+        "record",
+        "reencoded",
+        "replays",
+        "response",
+        "trace_id",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        response: ResponseWriter,
+        answer: Answer,
+        record: RequestRecord,
+        trace_id: str,
+        turn: int,
+        limit_s: float,
+    ) -> None:
+        self.envelope = envelope
+        self.response = response
+        self.answer = answer
+        self.record = record
+        self.trace_id = trace_id
+        self.turn = turn
+        self.limit_s = limit_s
+        self.images: tuple[DistinctImage, ...] = ()
+        self.distinct_images: tuple[DistinctImage, ...] = ()
+        self.calls: list[tuple[Worker, Call]] = []
+        self.kv: tuple[Worker, KvHandle] | None = None
+        self.avoid: list[str] = []
+        self.failures = 0
+        self.replays = 0
+        self.reencoded = False
+
+    def set_images(self, images: list[Image]) -> None:
+        """Take the resolved images, in the order of their references."""
+        distinct: dict[str, DistinctImage] = {}
+        self.images = tuple(
+            distinct.setdefault(image.sha256_hex, DistinctImage(image)) for image in images
+        )
+        self.distinct_images = tuple(distinct.values())
+        self.record.images = len(images)
+
+    def param_of(self, image: DistinctImage) -> str:
+        """Return the path of the (first) field that holds an image."""
+        return self.envelope.images[self.images.index(image)].param
+
+    def unencoded(self) -> list[DistinctImage]:
+        """Return the images that have no living embedding."""
+        return [
+            image
+            for image in self.distinct_images
+            if image.embedding is None or not image.embedding.alive
+        ]
+
+    def release_kv(self) -> None:
+        """Give up the lease on the KV cache that nobody took."""
+        if self.kv is not None:
+            owner, handle = self.kv
+            owner.release(kv=(handle.identifier,))
+            self.kv = None
+
+    def cancel_calls(self) -> None:
+        """Stop whatever still runs for this request."""
+        for worker, call in self.calls:
+            worker.cancel(call)
+            call.let_go()
+        self.calls.clear()
+        self.answer.let_go()
+
+    def release_embeddings(self) -> None:
+        """Give up the leases on all embeddings, taken or not."""
+        for image in self.distinct_images:
+            if image.embedding is not None:
+                image.embedding.worker.release(ec=(image.embedding.handle.identifier,))
+                image.embedding = None

@@ -1,0 +1,151 @@
+"""The gateway put together: every part made once, started in order, stopped in reverse."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from epd_gateway.access import ApiKeys
+from epd_gateway.app import App
+from epd_gateway.http import HttpServer
+from epd_gateway.journal import Journal
+from epd_gateway.media import MediaResolver
+from epd_gateway.metrics import GatewayMetrics, RosterCollector
+from epd_gateway.pipeline import Pipeline
+from epd_gateway.roster import Roster
+from epd_gateway.roster_feed import RosterSource
+from epd_gateway.settings import Listen, Settings, SettingsError, Workers
+from epd_gateway.stages import Stages
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway.
+
+    Attributes:
+        roster: What it knows of the pods.
+        metrics: What it counts.
+        public: The listener for clients.
+        admin: The listener for operators; None without one.
+        task: Follows the roster feed; ends only if that breaks.
+    """
+
+    roster: Roster
+    metrics: GatewayMetrics
+    public: HttpServer
+    admin: HttpServer | None
+    task: "asyncio.Task[None]"
+
+
+@asynccontextmanager
+async def running_gateway(
+    settings: Settings,
+    source: RosterSource,
+    *,
+    model: str = "",
+    keys: ApiKeys | None = None,
+    admin_host: str = "127.0.0.1",
+    admin_port: int | None = None,
+    reuse_port: bool = False,
+) -> AsyncIterator[Gateway]:
+    """Run a gateway for the time of the block.
+
+    On the way out, requests in flight may go on for `listen.stop_grace_s`.
+
+    Args:
+        settings: Limits, deadlines, intervals and the public address.
+        source: The roster feed.
+        model: Served model name; empty: what the feed says.
+        keys: Who may use the API; None: everybody.
+        admin_host: Address of the admin listener.
+        admin_port: Its port; None: no admin listener.
+        reuse_port: Share the public port with other processes.
+
+    Raises:
+        SettingsError: An address cannot be bound, or a certificate cannot be read.
+    """
+    metrics = GatewayMetrics()
+    async with AsyncExitStack() as stack:
+        credentials = worker_credentials(settings.workers)
+        roster = Roster(settings, model=model, credentials=credentials)
+        stack.push_async_callback(roster.close)
+        media = MediaResolver(settings.media)
+        stack.push_async_callback(media.close)
+        stages = Stages(settings.deadlines, metrics)
+        pipeline = Pipeline(roster, media, stages, settings, metrics)
+        app = App(roster, pipeline, metrics, Journal(), keys or ApiKeys(), settings.deadlines)
+        following = asyncio.create_task(roster.follow(source))
+        stack.push_async_callback(_end, following)
+        admin = None
+        if admin_port is not None:
+            admin = HttpServer(app.admin(), settings.limits)
+            await _listen(admin, admin_host, admin_port)
+            stack.push_async_callback(admin.stop)
+        public = HttpServer(app.public(), settings.limits)
+        metrics.registry.register(
+            RosterCollector(roster, public.stats, lambda: len(public.connections))
+        )
+        listen = settings.listen
+        await _listen(public, listen.host, listen.port, _server_tls(listen), reuse_port)
+        stack.push_async_callback(public.stop, listen.stop_grace_s)
+        yield Gateway(roster, metrics, public, admin, following)
+
+
+async def _listen(
+    server: HttpServer,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    reuse_port: bool = False,
+) -> None:
+    try:
+        await server.start(host, port, ssl=tls, reuse_port=reuse_port)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _server_tls(listen: Listen) -> ssl.SSLContext | None:
+    """Return the TLS of the public listener."""
+    if listen.tls_certificate is None or listen.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(listen.tls_certificate, listen.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"TLS: {listen.tls_certificate}: {error}") from None
+    return context
+
+
+def worker_credentials(workers: Workers) -> grpc.ChannelCredentials | None:
+    """Return the TLS towards workers; None speaks plain gRPC.
+
+    Raises:
+        SettingsError: A file cannot be read.
+    """
+    if workers.tls_ca is None:
+        return None
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(workers.tls_ca),
+        private_key=_read(workers.tls_key) if workers.tls_key else None,
+        certificate_chain=_read(workers.tls_certificate) if workers.tls_certificate else None,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"TLS: {path}: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""The operator: observes a cluster, decides its split and enacts it."""

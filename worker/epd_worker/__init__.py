@@ -1,0 +1,1 @@
+"""The worker: serves any stage of any request over gRPC, on a vLLM or a simulated engine."""
