@@ -5,6 +5,10 @@ reached its pods, no pod starts work of a stage that another pod is offered and 
 flipped pod starts work of every stage it gained; and of every stage it lost, others start some.
 Chats sent for the purpose, more and more at once, see to it that there is work of every stage, and
 too much of it for any one pod.
+
+One thing no chat can force: a pod that alone does what the others do not (say, the only one that
+generates, between two idle encoders) is rightly spared the work that they can take off it. A gain
+that stays unproven for that reason is counted, and few of them are allowed.
 """
 
 import asyncio
@@ -24,6 +28,9 @@ LEAST_STREAMS = 16
 PROBE_BURSTS = (2, 4, 8, 16, 32, 64, 128)
 """Chats at once, half of them text, to be prefilled at once, and half with two unseen pictures, for
 no pod fuses so many encodes into one prefill."""
+
+SPARED_SHARE = 0.1
+"""Flips whose gain may stay unproven, for the pod was the busiest."""
 
 AT_ONCE_IN_PEACE = 6
 
@@ -77,6 +84,13 @@ class Flip:
         """Stages that the pod is no longer offered."""
         return self.before.stages - self.roles[self.pod].stages
 
+    @property
+    def spares_the_pod(self) -> bool:
+        """Whether the pod alone has a stage, so that others may take all it gained off it."""
+        return any(self.offering(stage) == [self.pod] for stage in Stage) and all(
+            len(self.offering(stage)) > 1 for stage in self.gained
+        )
+
     def broken(self, started: Started) -> list[str]:
         """Return what must not have been started: its pod is not offered it, and another is."""
         return [
@@ -85,13 +99,17 @@ class Flip:
             if count and (others := self.offering(stage)) and pod not in others
         ]
 
-    def unproven(self, started: Started) -> list[str]:
-        """Return what must have been started for the flip to be proven."""
-        missing = [
+    def unproven_gains(self, started: Started) -> list[str]:
+        """Return what the pod must have started for its gains to be proven."""
+        return [
             f"{self.pod} has started no {stage}, which it gained"
             for stage in self.gained
             if not started[self.pod, stage]
         ]
+
+    def unproven_losses(self, started: Started) -> list[str]:
+        """Return what others must have started for the pod's losses to be proven."""
+        missing = []
         for stage in self.lost:
             others = [pod for pod in self.offering(stage) if pod != self.pod]
             count = sum(started[pod, stage] for pod in others)
@@ -210,6 +228,7 @@ class Summary:
     uncovered: int = 0
     compared: int = 0
     probes: int = 0
+    spared: int = 0
     least_streams: int = STREAMS
 
 
@@ -238,6 +257,8 @@ class FlipStorm:
                 before, self._roles[pod] = self._roles[pod], role
                 flip = Flip(number, pod, before, dict(self._roles))
                 await self._enact(flip)
+            spared = self.summary.spared
+            _require(spared <= SPARED_SHARE * flips, f"{spared} gains of {flips} are unproven")
             await self._flood.end()
             _require(not self._flood.wrong, "streams went wrong")
         except AssertionError as failure:
@@ -256,17 +277,21 @@ class FlipStorm:
         await self._target.flip(flip.pod, flip.roles[flip.pod])
         await flood.until_settled()
         first = await self._target.counters.loads()
-        missing: list[str] = []
+        gains: list[str] = []
+        losses: list[str] = []
         for count in PROBE_BURSTS:
             await flood.probe(count)
             summary.probes += count
             started = started_since(first, await self._target.counters.loads())
             _require(not flood.wrong, "streams went wrong")
             _require(not (broken := flip.broken(started)), f"broken: {broken}")
-            missing = flip.unproven(started)
-            if not missing:
+            gains, losses = flip.unproven_gains(started), flip.unproven_losses(started)
+            if not gains and not losses:
                 break
-        _require(not missing, f"unproven: {missing}")
+        if gains and not losses and flip.spares_the_pod:
+            summary.spared += 1
+        else:
+            _require(not (gains or losses), f"unproven: {gains + losses}")
         summary.flips += 1
         summary.uncovered += not all(map(flip.offering, Stage))
 
