@@ -7,6 +7,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["kube_bed"]
+
 TESTS = Path(__file__).parent
 # Generous: they end a test that hangs, and say nothing about speed. An engine starts in 20 s or 60.
 TIMEOUT_S = {"integration": 180, "e2e": 600}

@@ -1,0 +1,5 @@
+"""Real Kubernetes for tests and the demo, on one Linux machine: `python hack/kube --help`.
+
+`ControlPlane` is etcd, API server, controller manager and scheduler on loopback; anybody can start
+it. Nothing here is part of the product.
+"""
