@@ -110,6 +110,21 @@ CLUSTER_LABEL: Final = f"{API_GROUP}/cluster"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 """On every object of a cluster: which program it is, a value of `Component`."""
 
+DRAINING: Final = f"{API_GROUP}/draining"
+"""Annotation (or label) on a pod, `"true"`: it gets no new work and finishes what it has."""
+
+DRAIN_STARTED: Final = f"{API_GROUP}/drain-started"
+"""Annotation on a draining pod: since when (RFC 3339). Its deletion waits for a bounded time."""
+
+DRAIN_REASON: Final = f"{API_GROUP}/drain-reason"
+"""Annotation on a draining pod: why, as far as the operator began it (`ScaleDown`, `Upgrade`)."""
+
+ASSIGNED_ROLE: Final = f"{API_GROUP}/assigned-role"
+"""Annotation on a pod: the role the operator last gave it; another label is a user's own flip."""
+
+REVISION_LABEL: Final = f"{API_GROUP}/revision"
+"""On a worker pod: digest of the template it was made from; another digest is an upgrade."""
+
 FINALIZER: Final = f"{API_GROUP}/finalizer"
 """On an `EPDCluster`: its pods are drained before the object goes."""
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import uvloop
 
 from epd.vocabulary import Env
-from epd_gateway.access import ApiKeys
 from epd_gateway.command_line import Options, parse_arguments
+from epd_gateway.kubernetes_access import find_access
 from epd_gateway.process import StopSignals, calm_garbage_collector, exit_with_parent
-from epd_gateway.roster_feed import FileRoster
+from epd_gateway.roster_feed import FileRoster, RosterSource
+from epd_gateway.roster_kubernetes import KubernetesRoster
 from epd_gateway.server import running_gateway
 from epd_gateway.settings import SettingsError
 from epd_gateway.supervisor import supervise
@@ -54,9 +55,9 @@ async def run(options: Options) -> None:
     settings = options.settings
     serving = running_gateway(
         settings,
-        FileRoster(options.roster_file, settings.workers.roster_poll_s),
+        _roster_source(options),
         model=options.model,
-        keys=ApiKeys.read(options.api_key_file),
+        key_file=options.api_key_file,
         admin_host=options.admin_host,
         admin_port=options.admin_port,
         reuse_port=options.share_port,
@@ -71,6 +72,18 @@ async def run(options: Options) -> None:
         logger.info("stopping: %d requests in flight", len(gateway.public.tasks))
         hurry = asyncio.create_task(_hurry(signals, gateway.public.tasks))
     hurry.cancel()
+
+
+def _roster_source(options: Options) -> RosterSource:
+    """Return the feed that the command line names."""
+    settings = options.settings
+    if options.roster_file is not None:
+        return FileRoster(options.roster_file, settings.workers.roster_poll_s)
+    access = find_access(os.environ)
+    access.open()  # a mistake in it is told at once, not once a retry
+    return KubernetesRoster(
+        access, options.kubernetes_cluster, options.namespace, settings.kubernetes
+    )
 
 
 async def _hurry(signals: StopSignals, requests: "set[asyncio.Task[None]]") -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from epd.wire.messages import Api
-from epd_gateway.access import ApiKeys
+from epd_gateway.access import ApiKeys, KeyUse
 from epd_gateway.answer import StreamedAnswer, WholeAnswer
 from epd_gateway.context import RequestContext
 from epd_gateway.errors import (
@@ -133,8 +133,10 @@ class App:
         metrics = self._metrics.api[api]
         metrics.in_flight.inc()
         context: RequestContext | None = None
+        use: KeyUse | None = None
         status = _CLIENT_GONE
         try:
+            use = self._keys.enter(request.headers.get(b"authorization", ""))
             context = self._admit(request, api, arrived_s)
             if (task := asyncio.current_task()) is not None:
                 request.on_disconnect(partial(_cancel, task))
@@ -148,6 +150,8 @@ class App:
             status = 500
             raise
         finally:
+            if use is not None:
+                use.leave()
             metrics.in_flight.dec()
             metrics.requests[_status_class(status)].inc()
             metrics.duration.observe(monotonic() - arrived_s)
@@ -157,7 +161,6 @@ class App:
     def _admit(self, request: Request, api: Api, arrived_s: float) -> RequestContext:
         """Check a request and make its context."""
         headers = request.headers
-        self._keys.check(headers.get(b"authorization", ""))
         envelope = read_envelope(api, request.body, headers.get(b"content-type", ""))
         request.body = b""
         self._require_model(envelope)

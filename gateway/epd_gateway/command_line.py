@@ -17,7 +17,9 @@ class Options:
         settings: Limits, deadlines and intervals; the public address is in `settings.listen`.
         admin_host: Address of the admin listener.
         admin_port: Its port; None: there is no admin listener.
-        roster_file: The file to follow.
+        roster_file: The file to follow; None: the roster comes from Kubernetes.
+        kubernetes_cluster: Name of the `EPDCluster` whose pods to follow, else empty.
+        namespace: Where that cluster is; empty: the namespace of the credentials.
         model: Served model name; empty: what the roster says.
         api_key_file: Keys that clients must show; None: everybody may.
         processes: Gateway processes that share the public port.
@@ -28,7 +30,9 @@ class Options:
     settings: Settings
     admin_host: str
     admin_port: int | None
-    roster_file: Path
+    roster_file: Path | None
+    kubernetes_cluster: str
+    namespace: str
     model: str
     api_key_file: Path | None
     processes: int
@@ -49,6 +53,10 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         settings = Settings.load(dotted, environment)
     except SettingsError as error:
         parser.error(str(error))
+    if given.roster_file is None and not given.kubernetes_cluster:
+        parser.error("--kubernetes-cluster: a name was expected")
+    if given.namespace and not given.kubernetes_cluster:
+        parser.error("--namespace: only with --kubernetes-cluster")
     if given.processes < 1:
         parser.error("--processes: at least 1")
     return Options(
@@ -56,6 +64,8 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         admin_host=admin[0],
         admin_port=admin[1],
         roster_file=given.roster_file,
+        kubernetes_cluster=given.kubernetes_cluster,
+        namespace=given.namespace,
         model=given.model,
         api_key_file=given.api_key_file,
         processes=given.processes,
@@ -76,8 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where operators look at requests and the roster; keep it on loopback",
     )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--roster-file", metavar="FILE", type=Path, help="the roster to follow")
+    source.add_argument(
+        "--kubernetes-cluster",
+        metavar="NAME",
+        default="",
+        help="the EPDCluster whose pods to follow, by KUBECONFIG or the pod's ServiceAccount",
+    )
     parser.add_argument(
-        "--roster-file", metavar="FILE", type=Path, required=True, help="the roster to follow"
+        "--namespace", metavar="NAME", default="", help="where that cluster is, if not here"
     )
     parser.add_argument(
         "--model", metavar="NAME", default="", help="served model name, unless the roster has it"

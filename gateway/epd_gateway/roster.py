@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-import grpc
-
 from epd.policy import placement
 from epd.policy.placement import Choice, PairChoice
 from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Method, Stage
 from epd_gateway.roster_feed import RosterEntry, RosterSnapshot, RosterSource
 from epd_gateway.settings import Settings
-from epd_gateway.workers import TrafficTotals, Worker, WorkerState
+from epd_gateway.workers import Credentials, TrafficTotals, Worker, WorkerState, plain
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class Roster:
         *,
         model: str = "",
         costs: Costs | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials = plain,
     ) -> None:
         """Start with no pods.
 
@@ -67,7 +65,7 @@ class Roster:
             settings: Deadlines and intervals.
             model: Served model name; empty: what the feed says, else what the workers say.
             costs: Constants of placement.
-            credentials: TLS credentials for the workers; None speaks plain gRPC.
+            credentials: Gives the TLS of each new connection to a worker.
         """
         self.version = 0
         self.cluster = ""
@@ -100,12 +98,14 @@ class Roster:
             if entry is None or entry.address != worker.address:
                 self._retire(worker)
         for entry in snapshot.workers:
-            known = self.workers.get(entry.name)
-            if known is None:
-                self._connect(entry)
-            elif known.role is not entry.role:
+            known = self.workers.get(entry.name) or self._connect(entry)
+            if known.role is not entry.role:
                 logger.info("worker %s: role %s -> %s", entry.name, known.role, entry.role)
                 known.set_role(entry.role)
+            if known.takes_new_work is not entry.takes_new_work:
+                offered = "offered" if entry.takes_new_work else "not offered"
+                logger.info("worker %s: %s new work", entry.name, offered)
+                known.offer_new_work(entry.takes_new_work)
         self.views = tuple(self.workers[entry.name].view for entry in snapshot.workers)
         self.version = snapshot.version
         self.cluster = snapshot.cluster
@@ -208,7 +208,7 @@ class Roster:
 
     # Inside.
 
-    def _connect(self, entry: RosterEntry) -> None:
+    def _connect(self, entry: RosterEntry) -> Worker:
         worker = Worker(
             entry.name,
             entry.address,
@@ -219,10 +219,11 @@ class Roster:
         )
         self.workers[entry.name] = worker
         worker.start()
+        return worker
 
     def _retire(self, worker: Worker) -> None:
         del self.workers[worker.name]
-        worker.drain()
+        worker.offer_new_work(False)
         self._retired[worker] = monotonic()
 
     def _update_models(self) -> None:

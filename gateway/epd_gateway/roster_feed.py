@@ -1,11 +1,12 @@
 """Where the roster comes from: a feed of snapshots.
 
-`FileRoster` follows a JSON file that its writer replaces atomically:
+`roster_kubernetes` follows labelled pods. Here, `FileRoster` follows a JSON file that its writer
+replaces atomically:
 
     {"version": 7, "cluster": "demo", "model": "tiny", "method": "E-P-D",
      "workers": [{"name": "demo-0", "address": "127.0.0.1:7000", "role": "encode"}, ...]}
 
-`cluster`, `model` and `method` may be left out.
+`cluster`, `model`, `method` and a worker's `takes_new_work` may be left out.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ class RosterEntry(BaseModel):
         name: The pod's name.
         address: HOST:PORT of its gRPC service.
         role: The stages it is offered.
+        takes_new_work: False: nothing new is placed on it, what it has goes on.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,6 +40,7 @@ class RosterEntry(BaseModel):
     name: str = Field(min_length=1, max_length=253)
     address: str = Field(pattern=r"^.+:\d{1,5}$")
     role: Role
+    takes_new_work: bool = True
 
 
 class RosterSnapshot(BaseModel):

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
 
-from epd_gateway.access import ApiKeys
+from epd_gateway.access import ApiKeys, read_keys
 from epd_gateway.app import App
+from epd_gateway.followed_files import FollowedFiles
 from epd_gateway.http import HttpServer
 from epd_gateway.journal import Journal
 from epd_gateway.media import MediaResolver
@@ -50,7 +52,7 @@ async def running_gateway(
     source: RosterSource,
     *,
     model: str = "",
-    keys: ApiKeys | None = None,
+    key_file: Path | None = None,
     admin_host: str = "127.0.0.1",
     admin_port: int | None = None,
     reuse_port: bool = False,
@@ -63,24 +65,26 @@ async def running_gateway(
         settings: Limits, deadlines, intervals and the public address.
         source: The roster feed.
         model: Served model name; empty: what the feed says.
-        keys: Who may use the API; None: everybody.
+        key_file: The keys of those who may use the API; None: everybody may.
         admin_host: Address of the admin listener.
         admin_port: Its port; None: no admin listener.
         reuse_port: Share the public port with other processes.
 
     Raises:
-        SettingsError: An address cannot be bound, or a certificate cannot be read.
+        SettingsError: An address cannot be bound, or keys or a certificate cannot be read.
     """
     metrics = GatewayMetrics()
     async with AsyncExitStack() as stack:
-        credentials = worker_credentials(settings.workers)
+        worker_tls(settings.workers)  # a mistake in it is told at once, not once a worker
+        credentials = partial(worker_tls, settings.workers)
         roster = Roster(settings, model=model, credentials=credentials)
         stack.push_async_callback(roster.close)
         media = MediaResolver(settings.media)
         stack.push_async_callback(media.close)
         stages = Stages(settings.deadlines, metrics)
         pipeline = Pipeline(roster, media, stages, settings, metrics)
-        app = App(roster, pipeline, metrics, Journal(), keys or ApiKeys(), settings.deadlines)
+        keys = ApiKeys.read(key_file, settings.keys)
+        app = App(roster, pipeline, metrics, Journal(), keys, settings.deadlines)
         following = asyncio.create_task(roster.follow(source))
         stack.push_async_callback(_end, following)
         admin = None
@@ -93,8 +97,11 @@ async def running_gateway(
             RosterCollector(roster, public.stats, lambda: len(public.connections))
         )
         listen = settings.listen
-        await _listen(public, listen.host, listen.port, _server_tls(listen), reuse_port)
+        tls = _server_tls(listen)
+        await _listen(public, listen.host, listen.port, tls, reuse_port)
         stack.push_async_callback(public.stop, listen.stop_grace_s)
+        for files in _followed(listen, tls, keys, key_file):
+            stack.push_async_callback(_end, asyncio.create_task(files.follow(listen.files_poll_s)))
         yield Gateway(roster, metrics, public, admin, following)
 
 
@@ -119,7 +126,7 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 def _server_tls(listen: Listen) -> ssl.SSLContext | None:
     """Return the TLS of the public listener."""
-    if listen.tls_certificate is None or listen.tls_key is None:
+    if listen.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -129,8 +136,25 @@ def _server_tls(listen: Listen) -> ssl.SSLContext | None:
     return context
 
 
-def worker_credentials(workers: Workers) -> grpc.ChannelCredentials | None:
-    """Return the TLS towards workers; None speaks plain gRPC.
+def _followed(
+    listen: Listen, tls: ssl.SSLContext | None, keys: ApiKeys, key_file: Path | None
+) -> Iterator[FollowedFiles]:
+    """Return the files to read anew when they are replaced."""
+    if key_file is not None:
+        yield FollowedFiles("API keys", [key_file], lambda: keys.replace(read_keys(key_file)))
+    certificate, key = listen.tls_certificate, listen.tls_key
+    if tls is not None and certificate is not None and key is not None:
+
+        def read() -> None:
+            # On trial first: a context that took half of a pair would serve nobody.
+            _server_tls(listen)
+            tls.load_cert_chain(certificate, key)
+
+        yield FollowedFiles("TLS", [certificate, key], read)
+
+
+def worker_tls(workers: Workers) -> grpc.ChannelCredentials | None:
+    """Return the TLS towards workers, as the files say now; None speaks plain gRPC.
 
     Raises:
         SettingsError: A file cannot be read.

@@ -49,6 +49,7 @@ class Listen(_Group):
         tls_certificate: PEM file of the certificate chain; None serves plain HTTP.
         tls_key: PEM file of the certificate's private key.
         stop_grace_s: How long streams in flight may go on once the gateway is told to stop.
+        files_poll_s: How often the files of API keys and certificate are looked at.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +57,7 @@ class Listen(_Group):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     stop_grace_s: NonNegativeFloat = 30.0
+    files_poll_s: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _certificate_and_key_come_together(self) -> "Listen":
@@ -96,6 +98,18 @@ class HttpLimits(_Group):
     flush_timeout_s: PositiveFloat = 30.0
     linger_s: PositiveFloat = 2.0
     sweep_interval_s: PositiveFloat = 1.0
+
+
+class KeyLimits(_Group):
+    """What each API key may ask of this process; 0 sets no limit.
+
+    Attributes:
+        max_in_flight: Requests being served at once; one more is 429.
+        max_per_minute: Requests a minute, as many of them at once as a minute allows; more are 429.
+    """
+
+    max_in_flight: NonNegativeInt = 0
+    max_per_minute: NonNegativeInt = 0
 
 
 class MediaLimits(_Group):
@@ -161,6 +175,7 @@ class Workers(_Group):
         tls_ca: PEM file with the authority of the workers' certificates; None speaks plain gRPC.
         tls_certificate: PEM file of the certificate that the gateway shows to workers.
         tls_key: PEM file of its private key.
+        tls_server_name: Name that the workers' certificates carry; empty: each its own address.
     """
 
     roster_poll_s: PositiveFloat = 0.025
@@ -174,6 +189,7 @@ class Workers(_Group):
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_server_name: str = ""
 
     @model_validator(mode="after")
     def _certificate_needs_key_and_authority(self) -> "Workers":
@@ -182,6 +198,22 @@ class Workers(_Group):
         if self.tls_certificate is not None and self.tls_ca is None:
             raise ValueError("tls_certificate needs tls_ca")
         return self
+
+
+class KubernetesWatch(_Group):
+    """How pods are followed, where the roster comes from Kubernetes.
+
+    Attributes:
+        watch_s: How long the API server keeps one watch open; the next goes on where it ended.
+        grace_s: A watch that is silent for so long on top of it is dead.
+        request_timeout_s: Reaching the API server, and one page of a list.
+        retry_max_s: Longest pause between two attempts.
+    """
+
+    watch_s: PositiveInt = 30
+    grace_s: PositiveFloat = 5.0
+    request_timeout_s: PositiveFloat = 10.0
+    retry_max_s: PositiveFloat = 5.0
 
 
 class Retries(_Group):
@@ -201,9 +233,11 @@ class Settings(_Group):
 
     listen: Listen = Listen()
     limits: HttpLimits = HttpLimits()
+    keys: KeyLimits = KeyLimits()
     media: MediaLimits = MediaLimits()
     deadlines: Deadlines = Deadlines()
     workers: Workers = Workers()
+    kubernetes: KubernetesWatch = KubernetesWatch()
     retries: Retries = Retries()
 
     @classmethod

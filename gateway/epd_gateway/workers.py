@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -30,8 +30,15 @@ from epd_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+Credentials: TypeAlias = Callable[[], grpc.ChannelCredentials | None]
+"""Gives the TLS towards a worker as its files say now; None speaks plain gRPC."""
+
 _FIRST_RETRY_S: Final = 0.05
 _LOADING_POLL_S: Final = 0.2
+
+
+def plain() -> None:
+    """Speak plain gRPC: the `Credentials` of loopback and tests."""
 
 
 @unique
@@ -73,7 +80,7 @@ class Worker:
         book: Keeps the view's load.
         state: Where it stands.
         description: What it says it is; None before the first contact.
-        draining: It left the roster: nothing new is placed on it.
+        takes_new_work: False once it left the roster, or where the roster says so.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class Worker:
         address: str,
         role: Role,
         settings: Settings,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials = plain,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Describe a worker; `start` connects to it.
@@ -92,7 +99,7 @@ class Worker:
             address: HOST:PORT.
             role: Its role now.
             settings: Deadlines and intervals.
-            credentials: TLS credentials; None speaks plain gRPC.
+            credentials: Gives the TLS of each new connection; raises ValueError if it cannot.
             on_change: Called when readiness or description change.
         """
         self.name = name
@@ -102,7 +109,7 @@ class Worker:
         self.book = LoadBook(self.view)
         self.state = WorkerState.CONNECTING
         self.description: Description | None = None
-        self.draining = False
+        self.takes_new_work = True
         self._past = TrafficTotals()
         self._settings = settings
         self._credentials = credentials
@@ -137,6 +144,7 @@ class Worker:
             "name": self.name,
             "address": self.address,
             "role": self.role,
+            "takes_new_work": self.takes_new_work,
             "state": self.state,
             "healthy": self.view.healthy,
             "suspect": self.view.suspect,
@@ -162,9 +170,9 @@ class Worker:
         self.role = role
         self.view.stages = role.stages
 
-    def drain(self) -> None:
-        """Place nothing new here."""
-        self.draining = True
+    def offer_new_work(self, offered: bool) -> None:
+        """Place new work here, or nothing new; what is in flight goes on."""
+        self.takes_new_work = offered
         self._update_health()
 
     def submit(
@@ -260,9 +268,13 @@ class Worker:
             await self._serve(client)
 
     def _open_channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self.address, self._credentials, options=CHANNEL_OPTIONS)
+        options: tuple[tuple[str, int | str], ...] = CHANNEL_OPTIONS
+        credentials = self._credentials()
+        if credentials is None:
+            return grpc.aio.insecure_channel(self.address, options=options)
+        if name := self._settings.workers.tls_server_name:
+            options += (("grpc.ssl_target_name_override", name),)
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     async def _describe(self, client: WorkerClient, timeout_s: float) -> Description:
         description = await client.describe(None, timeout=timeout_s)
@@ -357,7 +369,7 @@ class Worker:
 
     def _update_health(self) -> None:
         healthy = (
-            self.state is WorkerState.READY and self._session is not None and not self.draining
+            self.state is WorkerState.READY and self._session is not None and self.takes_new_work
         )
         if healthy is not self.view.healthy:
             self.view.healthy = healthy

@@ -26,7 +26,12 @@ class ListedRoster:
     def push(self, workers: list[FakeWorker]) -> int:
         self._version += 1
         entries = tuple(
-            RosterEntry(name=worker.name, address=worker.address, role=worker.role)
+            RosterEntry(
+                name=worker.name,
+                address=worker.address,
+                role=worker.role,
+                takes_new_work=worker.takes_new_work,
+            )
             for worker in workers
         )
         snapshot = RosterSnapshot(version=self._version, cluster="c", model="fake", workers=entries)

@@ -64,6 +64,7 @@ class FakeWorker:
     multimodal: bool = True
     ready: bool = True
     answers: bool = True
+    takes_new_work: bool = True
     load: Load = field(default_factory=Load)
     faults: list[Fault] = field(default_factory=list)
     submits: list[Submit] = field(default_factory=list)

@@ -23,6 +23,27 @@ def test_defaults_need_a_roster_only():
     assert options.model == ""
 
 
+def test_the_roster_comes_from_a_file_or_from_kubernetes():
+    options = parse_arguments(["--kubernetes-cluster", "demo", "--namespace", "prod"], {})
+    assert (options.kubernetes_cluster, options.namespace) == ("demo", "prod")
+    assert options.roster_file is None
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--kubernetes-cluster", ""],
+        [*REQUIRED, "--kubernetes-cluster", "demo"],
+        [*REQUIRED, "--namespace", "prod"],
+    ],
+)
+def test_a_roster_from_nowhere_or_from_two_places_is_a_mistake(argv, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(argv, {})
+    assert "epd-gateway: error: " in capsys.readouterr().err
+
+
 def test_addresses_are_host_and_port():
     options = parse("--listen", "0.0.0.0:80", "--admin-listen", "[::1]:0")
     assert (options.settings.listen.host, options.settings.listen.port) == ("0.0.0.0", 80)

@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from epd import telemetry
 from epd.vocabulary import Component, Role
 from epd.wire.messages import FailureKind, Phase
-from epd_gateway.access import ApiKeys
 
 EPD = Role.ENCODE_PREFILL_DECODE
 E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
@@ -140,9 +139,19 @@ async def test_every_answer_has_an_id_of_its_own(make_cluster):
 # --- keys -----------------------------------------------------------------------------------------
 
 
-async def test_with_keys_only_their_holders_are_served(make_cluster):
-    keys = ApiKeys(frozenset({"sesame"}))
-    cluster = await make_cluster(options={"keys": keys}, a=EPD)
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("sesame\nmellon\n")
+    return path
+
+
+def holder_of(key):
+    return {"authorization": f"Bearer {key}"}
+
+
+async def test_with_keys_only_their_holders_are_served(make_cluster, key_file):
+    cluster = await make_cluster(options={"key_file": key_file}, a=EPD)
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic sesame"}):
         for path in ("/v1/models", "/v1/models/fake"):
             response = await cluster.client.get(path, headers=headers)
@@ -154,6 +163,59 @@ async def test_with_keys_only_their_holders_are_served(make_cluster):
     right = {"authorization": "bearer sesame"}
     assert (await cluster.client.get("/v1/models", headers=right)).status_code == 200
     assert (await cluster.client.get("/health")).status_code == 200
+
+
+async def test_a_key_that_is_taken_out_of_the_file_stops_working_and_a_new_one_works(
+    make_cluster, key_file
+):
+    cluster = await make_cluster({"listen": {"files_poll_s": 0.005}}, {"key_file": key_file}, a=EPD)
+
+    async def works(key):
+        answer = await cluster.client.get("/v1/models", headers=holder_of(key))
+        return answer.status_code == 200
+
+    assert await works("sesame")
+    fresh = key_file.with_suffix(".new")
+    fresh.write_text("mellon\nopen\n")
+    fresh.replace(key_file)
+    while not await works("open"):  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0.005)
+    assert await works("mellon")
+    assert not await works("sesame")
+
+
+async def test_a_key_has_so_many_requests_in_flight_and_the_others_as_many(make_cluster, key_file):
+    cluster = await make_cluster({"keys": {"max_in_flight": 1}}, {"key_file": key_file}, a=EPD)
+    worker = cluster.workers["a"]
+    worker.gate.clear()
+
+    async def ask(key):
+        return await cluster.client.post(
+            "/v1/chat/completions", json=cluster.body(), headers=holder_of(key)
+        )
+
+    held = [asyncio.create_task(ask(key)) for key in ("sesame", "mellon")]
+    in_flight = {"api": "chat_completions"}
+    await until(lambda: cluster.metric("epd_requests_in_flight", **in_flight) == 2)
+    refused = await ask("sesame")
+    assert error_of(refused) == (429, "rate_limit_exceeded")
+    assert refused.headers["retry-after"] == "1"
+    worker.gate.set()
+    assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
+    assert (await ask("sesame")).status_code == 200
+
+
+async def test_a_key_may_send_so_many_requests_a_minute(make_cluster, key_file):
+    cluster = await make_cluster({"keys": {"max_per_minute": 2}}, {"key_file": key_file}, a=EPD)
+    statuses = [
+        (
+            await cluster.client.post(
+                "/v1/chat/completions", json=cluster.body(), headers=holder_of(key)
+            )
+        ).status_code
+        for key in ("sesame", "sesame", "sesame", "mellon")
+    ]
+    assert statuses == [200, 200, 429, 200]
 
 
 # --- metrics --------------------------------------------------------------------------------------

@@ -67,6 +67,33 @@ async def test_a_pod_that_leaves_the_roster_finishes_what_it_has(make_cluster):
     await leaving.die()
 
 
+async def test_a_pod_that_is_offered_nothing_new_finishes_what_it_has_and_may_come_back(
+    make_cluster,
+):
+    cluster = await make_cluster(a=EPD, b=EPD)
+    worker = cluster.workers["a"]
+    worker.gate.clear()
+    streaming = [asyncio.ensure_future(cluster.stream()) for _ in range(2)]
+    await until(lambda: worker.submits)
+    worker.takes_new_work = False
+    await cluster.apply()
+    before = len(worker.submits)
+    for _ in range(4):
+        assert (await cluster.stream()).done
+    assert len(worker.submits) == before
+    worker.gate.set()
+    assert [(seen.text, seen.done) for seen in await asyncio.gather(*streaming)] == [
+        (text_of(5), True)
+    ] * 2
+    session = cluster.gateway.roster.workers["a"].session
+    worker.takes_new_work = True
+    await cluster.apply()
+    for _ in range(4):
+        assert (await cluster.stream()).done
+    assert len(worker.submits) > before
+    assert cluster.gateway.roster.workers["a"].session is session
+
+
 async def test_a_pod_that_restarts_is_used_again(make_cluster):
     cluster = await make_cluster(a=EPD)
     await cluster.stream()
