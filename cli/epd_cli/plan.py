@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from epd.api import EngineType, EPDCluster, load_cluster
+from epd.api.model import is_mounted
 from epd_cli.failures import CommandError, UsageError
 from epd_operator import local_ports, local_state
 from epd_operator.local_commands import local_folder
@@ -81,7 +82,7 @@ def check_engine(cluster: EPDCluster) -> None:
 
 
 def check_model(cluster: EPDCluster) -> None:
-    """Refuse a model folder in which there is no model.
+    """Refuse a model folder in which there is no model, and a source that Kubernetes would mount.
 
     Raises:
         CommandError: There is none; the message says what makes it.
@@ -89,6 +90,11 @@ def check_model(cluster: EPDCluster) -> None:
     spec = cluster.spec
     if spec.engine.type is not EngineType.VLLM:
         return
+    if is_mounted(spec.model.source):
+        raise CommandError(
+            f"spec.model.source: {spec.model.source} is mounted by Kubernetes, which is not here; "
+            "give a folder or a name on the hub"
+        )
     folder = local_folder(spec.model.source)
     if folder is not None and not (folder / "config.json").is_file():
         raise CommandError(

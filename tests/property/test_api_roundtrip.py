@@ -25,14 +25,16 @@ from epd.api import (
 )
 from epd.api.base import ApiModel
 from epd.api.meta import ObjectMeta
+from epd.api.model import ModelCacheSpec, ModelSpec, TokenSecretRef
+from epd.api.names import CacheType, RoleEdits, RolloutType, ServiceType
 from epd.api.status import Condition, EPDClusterStatus, LastDecision, RoleStatus
 from epd.api.v1alpha1 import (
     ControlSpec,
     EngineSpec,
     GatewayLimits,
     GatewaySpec,
-    ModelSpec,
     RolePolicy,
+    RolloutSpec,
     SecretKeyRef,
     SimulatedEngineSpec,
     SLOSpec,
@@ -63,7 +65,26 @@ JSON = st.recursive(
 OPAQUE = st.dictionaries(TEXT, JSON, max_size=4)
 FLAGS = st.lists(st.sampled_from(["--enforce-eager", "--seed=1", "--dtype", "-O3"]), max_size=4)
 
-MODELS = made(ModelSpec, source=NO_SPACES, served_name=WORD, revision=st.none() | NO_SPACES)
+CACHES = st.one_of(
+    made(ModelCacheSpec),
+    made(ModelCacheSpec, type=st.just(CacheType.CLAIM), claim_name=NAME),
+    made(ModelCacheSpec, type=st.just(CacheType.NODE), node_folder=st.just("/var/models")),
+)
+MODELS = st.one_of(
+    made(
+        ModelSpec,
+        source=NO_SPACES.filter(lambda source: "://" not in source),
+        served_name=WORD,
+        revision=st.none() | NO_SPACES,
+        token_secret_ref=st.none() | made(TokenSecretRef, name=NAME),
+        cache=CACHES,
+    ),
+    made(
+        ModelSpec,
+        source=st.builds("pvc://{}/{}".format, NAME, NAME) | NAME.map("oci://x{}".format),
+        served_name=WORD,
+    ),
+)
 ENGINES = st.one_of(
     made(EngineSpec, image=st.none() | WORD, args=FLAGS.map(tuple)),
     made(
@@ -84,6 +105,13 @@ CONTROLS = made(
     interval_seconds=st.integers(1, 3600),
     cooldown_seconds=st.integers(0, 86_400),
     max_concurrent_flips=st.integers(1, 256),
+    role_edits=st.sampled_from(RoleEdits),
+)
+ROLLOUTS = made(
+    RolloutSpec,
+    type=st.sampled_from(RolloutType),
+    max_concurrent_pods=st.integers(1, 256),
+    drain_seconds=st.integers(0, 86_400),
 )
 TRANSPORTS = st.one_of(
     made(TransportSpec, type=st.sampled_from(TransportType)),
@@ -98,7 +126,10 @@ GATEWAYS = made(
         max_images=st.integers(1, 1024),
         allowed_media_domains=st.lists(NAME, max_size=3).map(tuple),
     ),
+    service_type=st.sampled_from(ServiceType),
     api_keys_secret_ref=st.none() | made(SecretKeyRef, name=NAME),
+    tls_secret_name=st.none() | NAME,
+    pod_template=st.none() | OPAQUE,
 )
 METADATA = made(
     ObjectMeta,
@@ -165,6 +196,7 @@ def specs(draw: st.DrawFn) -> EPDClusterSpec:
         slo=draw(SLOS),
         control=draw(CONTROLS),
         transport=draw(TRANSPORTS),
+        rollout=draw(ROLLOUTS),
         gateway=draw(GATEWAYS),
         pod_template=draw(st.none() | OPAQUE),
     )

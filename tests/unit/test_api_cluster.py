@@ -20,7 +20,8 @@ from epd.api import (
     parse_cluster,
     validate_cluster,
 )
-from epd.api.v1alpha1 import GatewaySpec, ModelSpec, RolePolicy
+from epd.api.model import ModelSpec
+from epd.api.v1alpha1 import GatewaySpec, RolePolicy
 from epd.vocabulary import API_VERSION, DEFAULT_PORTS, KIND, Method, PortName, Role
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -245,6 +245,46 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         "is a value without a flag before it; flags begin with --",
     ),
     (
+        {"spec.model.source": "s3://bucket/model"},
+        "spec.model.source",
+        "expected: a hub name (org/name), a folder, pvc://CLAIM/FOLDER or oci://IMAGE",
+    ),
+    ({"spec.model.source": "pvc://Models/qwen"}, "spec.model.source", "expected: pvc://CLAIM/F"),
+    ({"spec.model.source": "pvc://models/../etc"}, "spec.model.source", "the folder without .."),
+    ({"spec.model.source": "pvc://"}, "spec.model.source", "expected: pvc://CLAIM/FOLDER"),
+    ({"spec.model.source": "oci://"}, "spec.model.source", "expected: oci://IMAGE"),
+    ({"spec.model.source": "a\u00a0b"}, "spec.model.source", "no spaces"),
+    (
+        {"spec.model": {"source": "pvc://m/qwen", "servedName": "m", "revision": "main"}},
+        "spec.model.revision",
+        "is for a model on the hub, which pvc:// is not; remove it",
+    ),
+    (
+        {"spec.model": {"source": "oci://r/m", "servedName": "m", "tokenSecretRef": {"name": "t"}}},
+        "spec.model.tokenSecretRef",
+        "is for a model on the hub, which oci:// is not; remove it",
+    ),
+    (
+        {"spec.model.cache": {"type": "Claim"}},
+        "spec.model.cache.claimName",
+        "is required with type Claim",
+    ),
+    (
+        {"spec.model.cache": {"nodeFolder": "/var/models"}},
+        "spec.model.cache.nodeFolder",
+        "belongs to type Node; remove it or set type: Node",
+    ),
+    (
+        {"spec.model.cache": {"type": "Node", "nodeFolder": "models"}},
+        "spec.model.cache.nodeFolder",
+        '"models" is not of the right form; expected: a path that begins with a slash',
+    ),
+    (
+        {"spec.gateway": {"access": "Open", "apiKeysSecretRef": {"name": "keys"}}},
+        "spec.gateway.apiKeysSecretRef",
+        "access Open asks for no keys; remove it or set access: Keys",
+    ),
+    (
         {"spec.transport": {"type": "TCP", "rdmaResourceName": "rdma/hca"}},
         "spec.transport.rdmaResourceName",
         "type TCP uses no RDMA device; remove it or set type: RDMA",

@@ -78,6 +78,48 @@ class TransportType(StrEnum):
     SHARED_MEMORY = "SharedMemory"
 
 
+@unique
+class CacheType(StrEnum):
+    """Where a pod keeps the files of a model that it fetches from the hub."""
+
+    POD = "Pod"  # in the pod; gone with it
+    CLAIM = "Claim"  # on a volume that all pods mount
+    NODE = "Node"  # in a folder of the node, for all pods on it
+
+
+@unique
+class RoleEdits(StrEnum):
+    """What becomes of a role that somebody else writes on a pod."""
+
+    KEEP = "Keep"  # it stands until the control loop has a reason to move the pod
+    REVERT = "Revert"  # the operator puts the pod's role back
+
+
+@unique
+class RolloutType(StrEnum):
+    """How pods are replaced when the image, the model or the pod template changes."""
+
+    SURGE = "Surge"  # a new pod first, then the old one goes
+    IN_PLACE = "InPlace"  # the old pod goes first: no spare GPU is needed
+
+
+@unique
+class GatewayAccess(StrEnum):
+    """Whom the gateways serve."""
+
+    KEYS = "Keys"  # whoever has an API key
+    OPEN = "Open"  # everybody who can reach them
+
+
+@unique
+class ServiceType(StrEnum):
+    """How the gateways' Service is reached; Kubernetes' own words."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
 VLLM_FLAGS_WE_SET: Final = MappingProxyType(
     {
         "--model": "spec.model.source",

@@ -1,7 +1,7 @@
 r"""The shapes of strings, each with the words that tell a user what is expected.
 
-Only syntax that Python, JSON Schema and Kubernetes (RE2) read alike: no look-around, no classes
-beyond ASCII ranges and `\s`.
+Only syntax that pydantic and Kubernetes (both of the RE2 family) read alike: no look-around, and no
+bare `\s`, which is ASCII for one and Unicode for the other.
 """
 
 from types import MappingProxyType
@@ -12,7 +12,8 @@ NAMESPACE: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_NAME: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 RESOURCE_NAME: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 KEY_NAME: Final = r"^[-A-Za-z0-9_.]+$"
-NO_SPACES: Final = r"^[^\s]+$"
+NO_SPACES: Final = r"^[^\s\v\x{85}\p{Z}]+$"
+FOLDER: Final = r"^/[^\s\v\x{85}\p{Z}:]+$"
 SERVED_NAME: Final = r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$"
 HOST_NAME: Final = r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"
 REASON: Final = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
@@ -25,6 +26,7 @@ MEANINGS: Final = MappingProxyType(
         RESOURCE_NAME: "DOMAIN/NAME, such as rdma/hca",
         KEY_NAME: "letters, digits, dashes, dots and underscores",
         NO_SPACES: "at least one character, no spaces",
+        FOLDER: "a path that begins with a slash, no spaces and no colons",
         SERVED_NAME: "letters, digits and . _ - / : with a letter or digit at both ends",
         HOST_NAME: "a host name alone: no scheme, port, path or wildcard",
         REASON: "one CamelCase word",

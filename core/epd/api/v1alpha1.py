@@ -12,22 +12,20 @@ from pydantic import Field, JsonValue, model_validator
 
 from epd.api.base import ApiModel, Location
 from epd.api.meta import ObjectMeta
+from epd.api.model import ModelSpec
 from epd.api.names import (
     VLLM_FLAGS_WE_SET,
     ControlMode,
     EngineType,
+    GatewayAccess,
     MethodName,
+    RoleEdits,
     RoleName,
+    RolloutType,
+    ServiceType,
     TransportType,
 )
-from epd.api.patterns import (
-    HOST_NAME,
-    KEY_NAME,
-    NO_SPACES,
-    OBJECT_NAME,
-    RESOURCE_NAME,
-    SERVED_NAME,
-)
+from epd.api.patterns import HOST_NAME, KEY_NAME, NO_SPACES, OBJECT_NAME, RESOURCE_NAME
 from epd.api.roles import split_problems
 from epd.api.status import EPDClusterStatus
 
@@ -38,20 +36,6 @@ Pods = Annotated[int, Field(ge=0, le=1024)]
 EngineArg = Annotated[str, Field(min_length=1, max_length=4096)]
 Domain = Annotated[str, Field(max_length=253, pattern=HOST_NAME)]
 OpaqueObject = dict[str, JsonValue]
-
-
-class ModelSpec(ApiModel):
-    """The model all pods of the cluster hold."""
-
-    source: str = Field(max_length=512, pattern=NO_SPACES)
-    """Hub name (`Qwen/Qwen3-VL-8B-Instruct`) or folder; a relative folder is taken from where the
-    worker starts."""
-
-    served_name: str = Field(max_length=128, pattern=SERVED_NAME)
-    """The `model` that clients ask for."""
-
-    revision: str | None = Field(default=None, max_length=128, pattern=NO_SPACES)
-    """Branch, tag or commit on the hub; the hub's default where absent."""
 
 
 class SimulatedEngineSpec(ApiModel):
@@ -65,7 +49,8 @@ class EngineSpec(ApiModel):
     """What runs in each worker."""
 
     type: EngineType = EngineType.VLLM
-    """`VLLM`, or `Simulated`: made-up tokens with timings from cost curves, no GPU and no model."""
+    """`VLLM`, or `Simulated`: made-up tokens with timings from cost curves, no GPU and no model. It
+    cannot be changed."""
 
     image: str | None = Field(default=None, max_length=512, pattern=NO_SPACES)
     """Container image of the worker (`VLLM` in Kubernetes only); the release's own where absent."""
@@ -162,6 +147,25 @@ class ControlSpec(ApiModel):
     max_concurrent_flips: int = Field(default=1, ge=1, le=256)
     """Flips under way at once."""
 
+    role_edits: RoleEdits = RoleEdits.KEEP
+    """A role that somebody else writes on a pod: `Keep` leaves it until the control loop has a
+    reason to move the pod, `Revert` puts it back."""
+
+
+class RolloutSpec(ApiModel):
+    """How pods are replaced when the image, the model or the pod template changes."""
+
+    type: RolloutType = RolloutType.SURGE
+    """`Surge` starts a new pod before an old one goes; `InPlace` ends the old one first, where
+    there is no spare GPU."""
+
+    max_concurrent_pods: int = Field(default=1, ge=1, le=256)
+    """Pods being replaced at once."""
+
+    drain_seconds: int = Field(default=120, ge=0, le=86_400)
+    """A pod that goes may finish its streams for this long; what still runs then goes on
+    elsewhere."""
+
 
 class TransportSpec(ApiModel):
     """What carries embeddings and KV cache between pods."""
@@ -211,6 +215,12 @@ class GatewayLimits(ApiModel):
     media_timeout_seconds: int = Field(default=10, ge=1, le=600)
     """Time to fetch one image, redirects included."""
 
+    max_requests_in_flight_per_key: int = Field(default=0, ge=0, le=1_000_000)
+    """Requests of one API key that one gateway serves at once; 0 sets no limit."""
+
+    max_requests_per_minute_per_key: int = Field(default=0, ge=0, le=1_000_000_000)
+    """Requests of one API key that one gateway takes in a minute; 0 sets no limit."""
+
     allowed_media_domains: tuple[Domain, ...] = Field(default=(), max_length=256)
     """Hosts (and their subdomains) to fetch images from; any public host where empty."""
 
@@ -224,11 +234,36 @@ class GatewaySpec(ApiModel):
     port: int = Field(default=8000, ge=1, le=65_535)
     """HTTP port that clients talk to."""
 
+    service_type: ServiceType = ServiceType.CLUSTER_IP
+    """How the gateways' Service is reached."""
+
+    access: GatewayAccess = GatewayAccess.KEYS
+    """`Keys`: whoever has an API key; `Open`: everybody who can reach the port."""
+
     limits: GatewayLimits = GatewayLimits()
     """What a client may send."""
 
     api_keys_secret_ref: SecretKeyRef | None = None
-    """Secret with the accepted API keys, one a line; open to all where absent."""
+    """Secret with the accepted API keys, one a line. Where absent, the operator makes one named
+    `CLUSTER-api-keys` with one key."""
+
+    tls_secret_name: str | None = Field(default=None, max_length=253, pattern=OBJECT_NAME)
+    """Secret of type `kubernetes.io/tls` with the certificate for clients; plain HTTP where
+    absent."""
+
+    pod_template: OpaqueObject | None = Field(
+        default=None,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    """Pod template merged into every gateway pod, as `spec.podTemplate` is into the workers."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.access is GatewayAccess.OPEN and self.api_keys_secret_ref is not None:
+            reason = "access Open asks for no keys; remove it or set access: Keys"
+            self.refuse([(("apiKeysSecretRef",), reason)])
+        return self
 
 
 class EPDClusterSpec(ApiModel):
@@ -261,6 +296,9 @@ class EPDClusterSpec(ApiModel):
 
     transport: TransportSpec = TransportSpec()
     """What carries handoffs between pods."""
+
+    rollout: RolloutSpec = RolloutSpec()
+    """How pods are replaced when they must change."""
 
     gateway: GatewaySpec = GatewaySpec()
     """The gateways in front of the pods."""
