@@ -24,7 +24,9 @@ _LISTENS = re.compile(r"listens on \S+:(\d+)|listening on \S+:(\d+)(?:, admin on
 class Process:
     """One of our programs, its log in a file."""
 
-    def __init__(self, name: str, folder: Path, module: str, *arguments: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, module: str, *arguments: str, **environment: str
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("w") as log:
@@ -32,6 +34,7 @@ class Process:
                 [sys.executable, "-m", module, *arguments, "--exit-with-parent"],
                 stderr=log,
                 stdout=log,
+                env={**os.environ, **environment},
             )
         self.pid = self._popen.pid
 
