@@ -162,6 +162,10 @@ DEFAULT_PORTS: Final[Mapping[PortName, int]] = MappingProxyType(
     }
 )
 
+WORKER_TLS_NAME: Final = f"worker.{API_GROUP}"
+"""The name in the certificates of pods, whatever their addresses; only a cluster's own authority
+signs it."""
+
 # --- environment variables ---------------------------------------------------------------------
 
 GATEWAY_ENV_PREFIX: Final = "EPD_GATEWAY_"

@@ -1,0 +1,182 @@
+"""Builds what stands in front of the worker pods: gateways, their Service and their rights."""
+
+from typing import Final
+
+from epd.api.v1alpha1 import GatewayLimits
+from epd.vocabulary import DEFAULT_PORTS, Component, PortName
+from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
+from epd_operator.objects import Kind, Manifest
+from epd_operator.pod_security import (
+    SCRATCH_PATH,
+    container_security_context,
+    pod_security_context,
+    scratch_mount,
+    scratch_volume,
+)
+from epd_operator.pod_template import merged
+from epd_operator.wanted import Wanted, labels, selector
+
+CONTAINER: Final = "gateway"
+GATEWAY_GRACE_S: Final = 60
+"""How long streams may go on once a gateway is told to end."""
+
+LEAVE_SERVICE_S: Final = 5
+"""A gateway that is to end serves on for so long: every node must first have heard of it."""
+
+_KEYS_PATH: Final = "/etc/epd/api-keys"
+_KEYS_VOLUME: Final = "api-keys"
+_PORT: Final = DEFAULT_PORTS[PortName.GATEWAY_HTTP]
+
+
+def gateway_objects(wanted: Wanted) -> list[Manifest]:
+    """Return all objects of the gateways, in the order in which they are made."""
+    return [
+        _service_account(wanted),
+        _role(wanted),
+        _role_binding(wanted),
+        _service(wanted),
+        _deployment(wanted),
+    ]
+
+
+def gateway_name(wanted: Wanted) -> str:
+    """Return the name that all objects of the gateways have."""
+    return wanted.name("gateway")
+
+
+def _service_account(wanted: Wanted) -> Manifest:
+    return {
+        **Kind.SERVICE_ACCOUNT.type_meta,
+        "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
+        "automountServiceAccountToken": False,
+    }
+
+
+def _role(wanted: Wanted) -> Manifest:
+    return {
+        **Kind.ROLE.type_meta,
+        "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
+        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+    }
+
+
+def _role_binding(wanted: Wanted) -> Manifest:
+    name = gateway_name(wanted)
+    return {
+        **Kind.ROLE_BINDING.type_meta,
+        "metadata": wanted.metadata(name, Component.GATEWAY),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": wanted.key.namespace}],
+    }
+
+
+def _service(wanted: Wanted) -> Manifest:
+    return {
+        **Kind.SERVICE.type_meta,
+        "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(wanted.key.name, Component.GATEWAY),
+            "ports": [
+                {
+                    "name": PortName.GATEWAY_HTTP.value,
+                    "port": wanted.spec.gateway.port,
+                    "targetPort": PortName.GATEWAY_HTTP.value,
+                    "protocol": "TCP",
+                }
+            ],
+        },
+    }
+
+
+def _deployment(wanted: Wanted) -> Manifest:
+    return {
+        **Kind.DEPLOYMENT.type_meta,
+        "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
+        "spec": {
+            "replicas": wanted.spec.gateway.replicas,
+            "selector": {"matchLabels": selector(wanted.key.name, Component.GATEWAY)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            },
+            "template": _template(wanted),
+        },
+    }
+
+
+def _template(wanted: Wanted) -> Manifest:
+    keys = wanted.spec.gateway.api_keys_secret_ref
+    volumes = [scratch_volume(), tls_volume(wanted)]
+    if keys is not None:
+        volumes.append({"name": _KEYS_VOLUME, "secret": {"secretName": keys.name}})
+    base: Manifest = {
+        "metadata": {"labels": labels(wanted.key.name, Component.GATEWAY)},
+        "spec": {
+            "serviceAccountName": gateway_name(wanted),
+            "automountServiceAccountToken": True,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GATEWAY_GRACE_S + LEAVE_SERVICE_S + 10,
+            "securityContext": pod_security_context(),
+            "containers": [_container(wanted)],
+            "volumes": volumes,
+        },
+    }
+    return merged(base, wanted.gateway_template)
+
+
+def _container(wanted: Wanted) -> Manifest:
+    mounts = [scratch_mount(), tls_mount()]
+    if wanted.spec.gateway.api_keys_secret_ref is not None:
+        mounts.append({"name": _KEYS_VOLUME, "mountPath": _KEYS_PATH, "readOnly": True})
+    return {
+        "name": CONTAINER,
+        "image": wanted.images.gateway,
+        "command": ["epd-gateway"],
+        "args": _arguments(wanted),
+        "env": [{"name": "HOME", "value": SCRATCH_PATH}],
+        "ports": [{"name": PortName.GATEWAY_HTTP.value, "containerPort": _PORT, "protocol": "TCP"}],
+        "securityContext": container_security_context(),
+        "volumeMounts": mounts,
+        "startupProbe": _probe("/health", period_s=1, failures=60),
+        "livenessProbe": _probe("/health", period_s=10, failures=3),
+        "readinessProbe": _probe("/ready", period_s=2, failures=2),
+        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SERVICE_S}}},
+    }
+
+
+def _probe(path: str, *, period_s: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": PortName.GATEWAY_HTTP.value},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _arguments(wanted: Wanted) -> list[str]:
+    gateway = wanted.spec.gateway
+    arguments = [f"--listen=0.0.0.0:{_PORT}", f"--kubernetes-cluster={wanted.key.name}"]
+    arguments += [f"--namespace={wanted.key.namespace}"]
+    arguments += [f"--model={wanted.spec.model.served_name}"]
+    if gateway.api_keys_secret_ref is not None:
+        arguments.append(f"--api-key-file={_KEYS_PATH}/{gateway.api_keys_secret_ref.key}")
+    settings = {
+        "listen.stop_grace_s": GATEWAY_GRACE_S,
+        "workers.tls_ca": f"{TLS_PATH}/ca.crt",
+        "workers.tls_certificate": f"{TLS_PATH}/tls.crt",
+        "workers.tls_key": f"{TLS_PATH}/tls.key",
+        **_limits(gateway.limits),
+    }
+    return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
+
+
+def _limits(limits: GatewayLimits) -> dict[str, object]:
+    return {
+        "limits.max_body_bytes": limits.max_body_bytes,
+        "media.max_images": limits.max_images,
+        "media.max_image_bytes": limits.max_image_bytes,
+        "media.max_image_pixels": limits.max_image_pixels,
+        "media.fetch_timeout_s": limits.media_timeout_seconds,
+        "media.allowed_domains": ",".join(limits.allowed_media_domains),
+    }
