@@ -23,7 +23,20 @@ from bad_input import (
     check,
     rows_of,
 )
-from bad_input_cases import CASES, GOOD, LIMITS, TEXT_ONLY, TWO_IMAGES, chat, image, picture
+from bad_input_cases import (
+    BUSY_KEY,
+    CASES,
+    GOOD,
+    HASTY_KEY,
+    KEY_LIMITS,
+    LIMITED,
+    LIMITS,
+    TEXT_ONLY,
+    TWO_IMAGES,
+    chat,
+    image,
+    picture,
+)
 from gateway_process import GatewayProcess
 from image_server import ImageServer
 from odd_requests import answered_badly
@@ -55,12 +68,14 @@ def name_of(row: Row) -> str:
 class StrictGateway(GatewayProcess):
     """A gateway process with low limits and keys, to which PUBLIC_HOST is the open internet."""
 
-    def __init__(self, roster: Path, folder: Path, ports: tuple[int, ...]) -> None:
+    def __init__(
+        self, roster: Path, folder: Path, ports: tuple[int, ...], limits: Mapping[str, int]
+    ) -> None:
         allowed = ",".join(map(str, (80, 443, *ports)))
-        settings = {**LIMITS, "media.allowed_ports": allowed}
+        settings = {**LIMITS, **limits, "media.allowed_ports": allowed}
         super().__init__(roster, folder / "strict-gateway.log", settings)
         keys = folder / "keys.txt"
-        keys.write_text(f"{API_KEY}\n")
+        keys.write_text("\n".join((API_KEY, HASTY_KEY, BUSY_KEY)))
         self._command[1:3] = [str(LAUNCHER), PUBLIC_HOST]
         self._command += ["--api-key-file", str(keys)]
 
@@ -74,12 +89,19 @@ class SimulatedService:
 
     counters: PodCounters
 
-    def __init__(self, folder: Path, pictures: ImageServer, refusing: socket.socket) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pictures: ImageServer,
+        refusing: socket.socket,
+        limits: Mapping[str, int],
+    ) -> None:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self.workers = SimulatedCluster(folder)
         port = refusing.getsockname()[1]
-        self.gateway = StrictGateway(self.workers.roster_file, folder, (pictures.port, port))
+        ports = (pictures.port, port)
+        self.gateway = StrictGateway(self.workers.roster_file, folder, ports, limits)
         self.service = Service(
             self.gateway.url, MODEL, pictures.url("").rstrip("/"), f"http://{PUBLIC_HOST}:{port}/"
         )
@@ -137,7 +159,7 @@ def pictures() -> Iterator[ImageServer]:
 def simulated(
     tmp_path_factory: pytest.TempPathFactory, pictures: ImageServer
 ) -> Iterator[Mapping[str, SimulatedService]]:
-    """Give three services: for all input, for two images at most, for text only."""
+    """Give four services: for all input, two images at most, text only, and few requests."""
     kinds: Mapping[str, tuple[str, dict[str, Role]]] = {
         "main": (
             "capacity: {context_tokens: 4096}",
@@ -145,13 +167,15 @@ def simulated(
         ),
         TWO_IMAGES: ("capacity: {max_images: 2}", {"two": Role.ENCODE_PREFILL_DECODE}),
         TEXT_ONLY: ("capacity: {max_images: 0}", {"text": Role.ENCODE_PREFILL_DECODE}),
+        LIMITED: ("", {"limited": Role.ENCODE_PREFILL_DECODE}),
     }
     with ExitStack() as stack, socket.socket() as refusing:
         refusing.bind((PUBLIC_HOST, 0))  # and nobody listens
         services = {}
         for name, (curves, roles) in kinds.items():
             folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            services[name] = SimulatedService(folder, pictures, refusing)
+            limits = KEY_LIMITS if name == LIMITED else {}
+            services[name] = SimulatedService(folder, pictures, refusing, limits)
             stack.callback(services[name].kill)
             services[name].start(curves, **roles)
         yield services

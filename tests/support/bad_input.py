@@ -212,7 +212,9 @@ def check(row: Row, answer: Answer, *, exact_message: bool = True) -> None:
     error = answer.error
     assert set(json.loads(answer.body)) == {"error"}
     assert set(error) == {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error"
+    too_much = row.status == 429
+    assert error["type"] == ("rate_limit_error" if too_much else "invalid_request_error")
+    assert ("retry-after" in answer.headers) == too_much
     assert error["code"] == row.code, error
     assert row.param == "…" or error["param"] == row.param, error
     message = error["message"]
@@ -231,4 +233,5 @@ _EXCEPTIONS: Mapping[int, type[Exception]] = {
     400: openai.BadRequestError,
     401: openai.AuthenticationError,
     404: openai.NotFoundError,
+    429: openai.RateLimitError,
 }

@@ -6,9 +6,12 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
-from bad_input import API_KEY, Case, Http, Json, Picture, Raw
+import httpx
+from bad_input import API_KEY, READ_TIMEOUT_S, Answer, Case, Http, Json, Picture, Raw, Service
 from PIL import Image
 
 CHAT = "/chat/completions"
@@ -16,6 +19,7 @@ COMPLETIONS = "/completions"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 TWO_IMAGES = "two images"
 TEXT_ONLY = "text only"
+LIMITED = "limited"
 
 # What the gateway under test is told, so that limits are reached in little time.
 LIMITS = {
@@ -30,6 +34,11 @@ LIMITS = {
     "media.max_fetched_bytes": 60_000,
     "media.fetch_timeout_s": 3,
 }
+
+
+# What each key may ask of the gateway `LIMITED`; there is one key for each way to ask too much.
+KEY_LIMITS = {"keys.max_in_flight": 3, "keys.max_per_minute": 40}
+HASTY_KEY, BUSY_KEY = "a-hasty-key", "a-busy-key"
 
 
 def picture(
@@ -118,6 +127,37 @@ class Deep(Http):
         return Http(self.content.replace(b"MODEL", service.model.encode())).send(service)
 
 
+class Often(Case):
+    """One request after another, until one is refused."""
+
+    service = LIMITED
+
+    def send(self, service: Service) -> Answer:
+        client = replace(service, key=HASTY_KEY)
+        for _ in range(100 * KEY_LIMITS["keys.max_per_minute"]):
+            answer = Http(b"{}").send(client)
+            if answer.status == 429:
+                break
+        return answer
+
+
+class Together(Case):
+    """As many streams as a key may have, and one more."""
+
+    service = LIMITED
+
+    def send(self, service: Service) -> Answer:
+        one = chat(stream=True, max_tokens=1000)
+        client = replace(service, key=BUSY_KEY)
+        url, key = f"{service.url}/v1{one.path}", {"authorization": f"Bearer {BUSY_KEY}"}
+        with ExitStack() as stack:
+            http = stack.enter_context(httpx.Client(trust_env=False, timeout=READ_TIMEOUT_S))
+            for _ in range(KEY_LIMITS["keys.max_in_flight"]):
+                body = one.body(client)
+                stack.enter_context(http.stream("POST", url, json=body, headers=key))
+            return one.send(client)
+
+
 IMAGE_PART = [{"type": "image_url", "image_url": {"url": GOOD}}]
 
 HTTP_CASES: Mapping[str, Case] = {
@@ -137,6 +177,8 @@ HTTP_CASES: Mapping[str, Case] = {
     "wrong-content-type": Http(b"{}", headers={"content-type": "text/plain"}),
     "no-key": Http(b"{}", headers={"authorization": ""}),
     "wrong-key": Http(b"{}", headers={"authorization": f"Bearer {API_KEY}x"}),
+    "too-many-a-minute": Often(),
+    "too-many-in-flight": Together(),
 }
 
 BODY_CASES: Mapping[str, Case] = {
