@@ -187,6 +187,17 @@ REFUSALS: Final = _counter(
     _GATEWAY, "epd_http_refusals_total", "Requests refused before they were read whole.", "code"
 )
 
+_OPERATOR: Final = Component.OPERATOR
+
+LEADING: Final = _gauge(
+    _OPERATOR, "epd_operator_leading", "1 where this operator is the one that works."
+)
+CLUSTERS: Final = _gauge(_OPERATOR, "epd_operator_clusters", "Clusters that are looked after.")
+PASSES: Final = _counter(_OPERATOR, "epd_operator_passes_total", "Passes over a cluster.")
+PASS_FAILURES: Final = _counter(
+    _OPERATOR, "epd_operator_pass_failures_total", "Passes that were refused something or failed."
+)
+
 METRICS: Final[tuple[Metric, ...]] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)
 )

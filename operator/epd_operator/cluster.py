@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -63,6 +64,32 @@ async def connect(kubeconfig: Path | None) -> client.ApiClient:
     return api
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The way to an API server, for another client than ours."""
+
+    server: str
+    token: str | None
+    ca_file: str | None
+    certificate_file: str | None
+    key_file: str | None
+    insecure: bool
+
+
+async def credentials_of(api: client.ApiClient) -> Credentials:
+    """Return the way to the server of `api`, with the token as it is now."""
+    settings = api.configuration
+    header = await settings.get_api_key_with_prefix("BearerToken", alias="authorization")
+    return Credentials(
+        server=settings.host,
+        token=header.split(maxsplit=1)[-1] if header else None,
+        ca_file=settings.ssl_ca_cert,
+        certificate_file=settings.cert_file,
+        key_file=settings.key_file,
+        insecure=not settings.verify_ssl,
+    )
+
+
 class KubernetesCluster:
     """A real API server."""
 
@@ -108,7 +135,7 @@ class KubernetesCluster:
             found += ({**kind.type_meta, **item} for item in page["items"])
             more = page["metadata"].get("continue") or ""
             if not more:
-                return sorted(found, key=lambda item: str(item["metadata"]["name"]))
+                return sorted(found, key=_namespace_and_name)
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create the object and return it; `AlreadyExistsError` if its name is taken."""
@@ -182,9 +209,14 @@ class KubernetesCluster:
         return dict(answer)
 
 
+def _namespace_and_name(item: Manifest) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
 def _path(kind: Kind, namespace: str, name: str = "") -> str:
     group = "api" if "/" not in kind.api_version else "apis"
-    path = f"/{group}/{kind.api_version}/namespaces/{namespace}/{kind.plural}"
+    where = f"namespaces/{namespace}/" if namespace else ""
+    path = f"/{group}/{kind.api_version}/{where}{kind.plural}"
     return f"{path}/{name}" if name else path
 
 

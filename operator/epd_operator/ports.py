@@ -60,7 +60,10 @@ class Cluster(Protocol):
     async def list(
         self, kind: Kind, namespace: str, labels: Mapping[str, str]
     ) -> Sequence[Manifest]:
-        """Return the objects that have all of these labels, by name."""
+        """Return the objects that have all of these labels, by namespace and name.
+
+        An empty namespace means all of them. `GoneError` if there is no such kind.
+        """
         ...
 
     async def create(self, manifest: Manifest) -> Manifest:

@@ -1,0 +1,44 @@
+"""`epd-operator`: makes Kubernetes clusters what their EPDCluster objects ask for."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from epd.vocabulary import Env
+from epd_operator.cluster import ServerNotFoundError
+from epd_operator.service import run
+from epd_operator.settings import parse_arguments
+
+USER_MISTAKE = 2
+FAILURE = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the operator until a signal ends it; return the exit status."""
+    settings = parse_arguments(sys.argv[1:] if argv is None else argv)
+    level = os.environ.get(Env.LOG_LEVEL, "info").upper()
+    if level not in logging.getLevelNamesMapping():
+        return _complain(f"{Env.LOG_LEVEL}={level.lower()}: no log level", USER_MISTAKE)
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # kopf tells of every watch and every object; that is for whoever asks for it.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
+    try:
+        asyncio.run(run(settings))
+    except ServerNotFoundError as error:
+        return _complain(str(error), USER_MISTAKE)
+    except OSError as error:
+        return _complain(f"{error.strerror or error}", FAILURE)
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"epd-operator: error: {' '.join(message.split())}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The operator as a service: elected, it watches and reconciles until it is told to stop."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import aiohttp
+from kubernetes.aio.client import ApiClient
+from prometheus_client import CollectorRegistry
+
+from epd_operator import cluster as kubernetes
+from epd_operator import health
+from epd_operator.handlers import watch
+from epd_operator.health import Progress
+from epd_operator.lease import Lease
+from epd_operator.metrics import OperatorMetrics
+from epd_operator.objects import Key, Kind
+from epd_operator.ports import Cluster, ClusterCallError, GoneError
+from epd_operator.reconcile import Reconciler
+from epd_operator.settings import OperatorSettings
+from epd_operator.wakeups import WakeUps
+from epd_operator.worker_load import HttpWorkers
+
+log = logging.getLogger(__name__)
+
+SURVEY_S: Final = 60.0
+"""How often all clusters are looked at, whatever the watches said or failed to say."""
+
+RETRY_S: Final = 2.0
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a leading operator works with."""
+
+    settings: OperatorSettings
+    cluster: Cluster
+    api: ApiClient
+    session: aiohttp.ClientSession
+    progress: Progress
+    metrics: OperatorMetrics
+
+
+async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
+    """Serve until `stop` is set, or a signal says so.
+
+    Raises:
+        ServerNotFoundError: There is no API server to work with.
+    """
+    stop = stop or _stopped_by_signals()
+    api = await kubernetes.connect(settings.kubeconfig)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(kubernetes.KubernetesCluster(api))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        registry = CollectorRegistry()
+        parts = Parts(settings, server, api, session, Progress(), OperatorMetrics(registry))
+        await stack.enter_async_context(_serving(settings, parts.progress, registry))
+        ticker = asyncio.create_task(_tick(parts.progress))
+        stack.callback(ticker.cancel)
+        await _until(stop, _work(parts, stop))
+
+
+async def _work(parts: Parts, stop: asyncio.Event) -> None:
+    """Lead whenever we may, until we are stopped."""
+    settings = parts.settings
+    await _first_contact(parts)
+    if not settings.lease_namespace:
+        await _lead(parts, stop, None)
+        return
+    lease = Lease(parts.cluster, settings.lease_namespace, settings.identity)
+    try:
+        while not stop.is_set():
+            await lease.campaign()
+            term = asyncio.Event()
+            leading = asyncio.create_task(_lead(parts, term, lease))
+            keeping = asyncio.create_task(lease.keep())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({leading, keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            term.set()
+            keeping.cancel()
+            stopping.cancel()
+            await leading
+    finally:
+        await lease.release()
+
+
+async def _lead(parts: Parts, stop: asyncio.Event, lease: Lease | None) -> None:
+    """Reconcile all clusters until `stop` is set."""
+    reconciler = Reconciler(
+        cluster=parts.cluster,
+        workers=HttpWorkers(parts.session),
+        clock=SystemClock(),
+        images=parts.settings.images,
+        may_write=(lambda: lease.is_leading) if lease is not None else (lambda: True),
+    )
+    wakeups = WakeUps(reconciler.run)
+    parts.metrics.follow(wakeups)
+    surveying = asyncio.create_task(_survey(parts, wakeups))
+    try:
+        await watch(
+            wakeups.wake,
+            lambda: kubernetes.credentials_of(parts.api),
+            parts.settings.namespaces,
+            stop,
+        )
+    finally:
+        surveying.cancel()
+        await wakeups.close()
+        parts.metrics.follow(None)
+
+
+async def _survey(parts: Parts, wakeups: WakeUps) -> None:
+    """Wake every cluster now and then: no event is so important that it could not be missed."""
+    while True:
+        try:
+            for key in await _clusters(parts.cluster, parts.settings.namespaces):
+                wakeups.wake(key)
+        except ClusterCallError as error:
+            log.warning("the survey failed: %s", error)
+        await asyncio.sleep(SURVEY_S)
+
+
+async def _clusters(cluster: Cluster, namespaces: Sequence[str]) -> list[Key]:
+    found = [await cluster.list(Kind.EPD_CLUSTER, each, {}) for each in namespaces or ("",)]
+    return [
+        Key(one["metadata"]["namespace"], one["metadata"]["name"]) for page in found for one in page
+    ]
+
+
+async def _first_contact(parts: Parts) -> None:
+    """Wait until the API server answers and knows our kind of object."""
+    told = ""
+    while True:
+        try:
+            await _clusters(parts.cluster, parts.settings.namespaces)
+        except GoneError:
+            trouble = "there is no EPDCluster kind; install the chart epd-crds"
+        except ClusterCallError as error:
+            trouble = str(error)
+        else:
+            parts.progress.has_reached_server = True
+            return
+        if trouble != told:
+            log.warning("waiting for the API server: %s", trouble)
+            told = trouble
+        await asyncio.sleep(RETRY_S)
+
+
+@asynccontextmanager
+async def _serving(
+    settings: OperatorSettings, progress: Progress, registry: CollectorRegistry
+) -> AsyncIterator[None]:
+    runners = []
+    try:
+        if settings.liveness_port:
+            runners.append(
+                await health.serve(health.probe_routes(progress), settings.liveness_port)
+            )
+        if settings.metrics_port:
+            runners.append(
+                await health.serve(health.metric_routes(registry), settings.metrics_port)
+            )
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+async def _tick(progress: Progress) -> None:
+    while True:
+        progress.turn()
+        await asyncio.sleep(1.0)
+
+
+async def _until(stop: asyncio.Event, work: "asyncio._CoroutineLike[None]") -> None:
+    """Do `work` until it ends or `stop` is set; its own failure is ours."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        # What it does when told to stop is orderly, and bounded: give it the time.
+        done, _ = await asyncio.wait({working}, timeout=10.0)
+        if not done:
+            working.cancel()
+    await asyncio.gather(working, return_exceptions=stop.is_set())
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
