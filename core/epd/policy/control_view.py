@@ -111,6 +111,7 @@ class ClusterView:
         bounds: By role; a role that is missing has `Bounds()`.
         limits: The guards' constants.
         tpot_ms: The TPOT that was measured, by the SLO's own definition; None: no answer ended.
+        window_s: The stretch that the metrics are averaged over.
         reporting_share: Share of the ready pods that reported lately, 0 to 1.
     """
 
@@ -122,6 +123,7 @@ class ClusterView:
     bounds: Mapping[Role, Bounds] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     tpot_ms: float | None = None
+    window_s: float = 0.0
     reporting_share: float = 1.0
 
 
@@ -146,7 +148,7 @@ class ReasonCode(StrEnum):
     TPOT_BREACH_SUSTAINED = "TPOTBreachSustained"
     METHOD_CHANGED = "MethodChanged"
     BELOW_MINIMUM = "BelowMinimum"
-    BETTER_BALANCE = "BetterBalance"
+    BEST_SPLIT = "BestSplit"
 
 
 @dataclass(frozen=True, slots=True)

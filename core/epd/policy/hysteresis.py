@@ -32,6 +32,7 @@ class Hysteresis:
         counts: Pods by role at the last pass.
         before: Pods by role when the present run of flips in one direction began.
         benefit: What that run has brought so far, in utilisation-seconds.
+        peak: The most it has brought or cost at one time, in utilisation.
     """
 
     pressure: Mapping[Role, float] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Hysteresis:
     counts: Mapping[Role, int] = field(default_factory=dict)
     before: Mapping[Role, int] = field(default_factory=dict)
     benefit: float = 0.0
+    peak: float = 0.0
 
     def after(
         self,
@@ -46,6 +48,8 @@ class Hysteresis:
         target: Mapping[Role, int],
         demand_pods: Mapping[Role, float],
         elapsed_s: float,
+        delay_s: float,
+        forget_s: float,
         deadband: float,
         threshold: float,
     ) -> "Hysteresis":
@@ -56,10 +60,12 @@ class Hysteresis:
             target: The best split for the demand.
             demand_pods: Demand by role now.
             elapsed_s: Since the last pass.
+            delay_s: How old the demand is, on average.
+            forget_s: Time in which what the price is above 1 halves.
             deadband: Gains below it fade instead of adding up.
             threshold: Pressure that a flip needs, before the price.
         """
-        seen = self._seen(counts)
+        seen = self._seen(counts, delay_s)
         most = threshold * seen.price
         busy = utilisation(demand_pods, counts)
         gain = _bounded(busy - utilisation(demand_pods, target))
@@ -69,24 +75,44 @@ class Hysteresis:
             if gain > deadband and target[role] != counts[role]:
                 now += (gain if target[role] > counts[role] else -gain) * elapsed_s
             pressure[role] = min(most, max(-most, now))
-        earned = _bounded(utilisation(demand_pods, seen.before) - busy) * elapsed_s
-        return replace(seen, pressure=pressure, benefit=seen.benefit + earned)
+        earned = _bounded(utilisation(demand_pods, seen.before) - busy)
+        price = 1 + (seen.price - 1) * 0.5 ** (elapsed_s / forget_s) if forget_s else 1.0
+        return replace(
+            seen,
+            price=price,
+            pressure=pressure,
+            benefit=seen.benefit + earned * elapsed_s,
+            peak=max(seen.peak, abs(earned)),
+        )
 
-    def _seen(self, counts: Mapping[Role, int]) -> "Hysteresis":
-        """Take note of flips since the last pass: do they go on, or back?"""
+    def _seen(self, counts: Mapping[Role, int], delay_s: float) -> "Hysteresis":
+        """Take note of flips since the last pass: do they go on, or back?
+
+        Demand is seen late, so a run of flips seems to help for a while before it does, and goes on
+        hurting for as long after it seems over: twice the delay, at most at its peak, was not so.
+        """
         if counts == self.counts:
             return self
         known = self.counts.keys() == counts.keys()
         if not known or sum(counts.values()) != sum(self.counts.values()):
-            return replace(self, counts=counts, before=counts, benefit=0.0)
+            return replace(self, counts=counts, before=counts, benefit=0.0, peak=0.0)
         turned = sum(
             (counts[role] - self.counts[role]) * (self.counts[role] - self.before[role])
             for role in counts
         )
         if turned >= 0:
-            return replace(self, counts=counts)
-        price = min(MAX_PRICE, self.price * 2) if self.benefit <= 0 else max(1.0, self.price / 2)
-        return replace(self, price=price, counts=counts, before=self.counts, benefit=0.0)
+            return replace(self, counts=counts, pressure={})
+        paid = self.benefit > 2 * delay_s * self.peak
+        price = self.price if paid else min(MAX_PRICE, self.price * 2)
+        return replace(
+            self,
+            pressure={},
+            price=price,
+            counts=counts,
+            before=self.counts,
+            benefit=0.0,
+            peak=0.0,
+        )
 
 
 def _towards_zero(value: float, step: float) -> float:
