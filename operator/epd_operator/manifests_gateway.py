@@ -3,7 +3,7 @@
 from typing import Final
 
 from epd.api.v1alpha1 import GatewayLimits
-from epd.vocabulary import DEFAULT_PORTS, Component, PortName
+from epd.vocabulary import DEFAULT_PORTS, WORKER_TLS_NAME, Component, PortName
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
 from epd_operator.objects import Kind, Manifest
 from epd_operator.pod_security import (
@@ -166,6 +166,7 @@ def _arguments(wanted: Wanted) -> list[str]:
         "workers.tls_ca": f"{TLS_PATH}/ca.crt",
         "workers.tls_certificate": f"{TLS_PATH}/tls.crt",
         "workers.tls_key": f"{TLS_PATH}/tls.key",
+        "workers.tls_server_name": WORKER_TLS_NAME,
         **_limits(gateway.limits),
     }
     return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
