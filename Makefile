@@ -28,16 +28,18 @@ fmt: env ## Format the code and mend what ruff can mend.
 	$(PY) -m ruff check --fix --quiet $(CODE) || true
 	$(PY) -m ruff format $(CODE)
 
-lint: env ## Check style, types, arrows between packages, sizes and generated stubs.
+lint: env ## Check style, types, arrows between packages, sizes and generated files.
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) hack/check_sizes.py
 	$(PY) hack/gen_stubs.py --check
+	$(PY) hack/gen_crds.py --check
 
-gen: env ## Generate the Python stubs of worker.proto.
+gen: env ## Generate the Python stubs of worker.proto, and crds/ from the models.
 	$(PY) hack/gen_stubs.py
+	$(PY) hack/gen_crds.py
 
 test: lint test-unit test-integration test-e2e ## Run every check and every test.
 

@@ -16,17 +16,21 @@ controller manager and scheduler on loopback, no node. What it offers:
   `with control_plane.frozen_api_server():`; a test leaves the server running
 - `control_plane.folder / "log"`: the logs
 
-`namespace` is a fresh one for each test, deleted afterwards.
+`namespace` is a fresh one for each test, deleted afterwards. `epdclusters` is the control plane
+with the definitions of `crds/` in it.
 
 Where the programs cannot be had, tests that ask for these are skipped with one line that says why.
 Several tests share the server: name cluster-wide objects after the namespace.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kube.binaries import UnavailableError
 from kube.control_plane import ControlPlane
+
+CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,14 @@ def control_plane() -> Iterator[ControlPlane]:
         pytest.skip(f"no Kubernetes here: {error}")
     with plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def epdclusters(control_plane: ControlPlane) -> ControlPlane:
+    """Return the control plane, knowing EPDClusters."""
+    control_plane.api.kubectl("apply", "--server-side", "-f", CRDS)
+    control_plane.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", CRDS)
+    return control_plane
 
 
 @pytest.fixture

@@ -1,19 +1,22 @@
 r"""The shapes of strings, each with the words that tell a user what is expected.
 
-Only syntax that pydantic and Kubernetes (both of the RE2 family) read alike: no look-around, and no
-bare `\s`, which is ASCII for one and Unicode for the other.
+Only syntax that pydantic, Kubernetes (RE2) and editors (JSON Schema) read alike: no look-around,
+and no bare `\s`, which is ASCII for one and Unicode for the other.
 """
 
 from types import MappingProxyType
 from typing import Final
+
+SPACES: Final = r"\s\v" "\u001c-\u001f\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What goes between the brackets of a class to mean all that Unicode calls a space."""
 
 CLUSTER_NAME: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAMESPACE: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_NAME: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 RESOURCE_NAME: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 KEY_NAME: Final = r"^[-A-Za-z0-9_.]+$"
-NO_SPACES: Final = r"^[^\s\v\x{85}\p{Z}]+$"
-FOLDER: Final = r"^/[^\s\v\x{85}\p{Z}:]+$"
+NO_SPACES: Final = rf"^[^{SPACES}]+$"
+FOLDER: Final = rf"^/[^{SPACES}:]+$"
 SERVED_NAME: Final = r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$"
 HOST_NAME: Final = r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"
 REASON: Final = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"

@@ -1,12 +1,15 @@
 """What the operator reports about a cluster. Small, and rebuilt from the world at every pass."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from epd.api.base import ApiModel
 from epd.api.names import RoleName
 from epd.api.patterns import REASON
+
+TIME: Final[JsonDict] = {"format": "date-time"}
 
 
 class StatusModel(ApiModel):
@@ -27,7 +30,7 @@ class Condition(StatusModel):
     observed_generation: int | None = Field(default=None, ge=0)
     """The `metadata.generation` it was judged by."""
 
-    last_transition_time: str = Field(max_length=64)
+    last_transition_time: str = Field(max_length=64, json_schema_extra=TIME)
     """When `status` last changed (RFC 3339)."""
 
     reason: str = Field(max_length=1024, pattern=REASON)
@@ -53,7 +56,7 @@ class RoleStatus(StatusModel):
 class LastDecision(StatusModel):
     """The latest decision of the control loop."""
 
-    time: str = Field(max_length=64)
+    time: str = Field(max_length=64, json_schema_extra=TIME)
     """When it was taken (RFC 3339)."""
 
     reason: str = Field(max_length=1024, pattern=REASON)
