@@ -62,15 +62,16 @@ class Delete:
 
 
 @unique
-class Renewal(Enum):
-    """What a certificate Secret needs."""
+class Secrecy(Enum):
+    """The Secrets whose content the operator makes up."""
 
-    AUTHORITY = "new authority"
-    LEAF = "new certificate"
+    AUTHORITY = "authority"
+    LEAF = "certificate"
+    API_KEY = "API key"
 
 
 @dataclass(frozen=True, slots=True)
-class Certify:
+class MakeSecret:
     """Write a Secret with freshly made keys, if it still has the version it was planned with.
 
     Attributes:
@@ -78,12 +79,12 @@ class Certify:
         present: The Secret as it is; None if there is none.
     """
 
-    what: Renewal
+    what: Secrecy
     present: Manifest | None
     note: Note
 
 
-Action: TypeAlias = Create | Apply | Patch | Delete | Certify
+Action: TypeAlias = Create | Apply | Patch | Delete | MakeSecret
 
 
 @dataclass(slots=True)

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from epd_operator import certificates
-from epd_operator.actions import Action, Apply, Certify, Create, Delete, Note, Patch, Renewal
+from epd_operator.actions import Action, Apply, Create, Delete, MakeSecret, Note, Patch, Secrecy
 from epd_operator.manifests_tls import authority_secret
 from epd_operator.notes import tell
 from epd_operator.objects import Manifest, Ref
-from epd_operator.plan_objects import secret_manifest
 from epd_operator.ports import (
     AlreadyExistsError,
     Cluster,
@@ -20,6 +19,7 @@ from epd_operator.ports import (
     RefusedError,
     UnavailableError,
 )
+from epd_operator.secrets_made import api_key_data, secret_manifest
 from epd_operator.wanted import Wanted
 
 log = logging.getLogger(__name__)
@@ -106,23 +106,26 @@ async def _do(
         case Delete(ref, uid):
             await cluster.delete(ref, uid)
             return None
-        case Certify():
+        case MakeSecret(what, present):
             if wanted is None:
-                raise ValueError("certificates are made for a valid cluster only")
-            return await _certify(cluster, action, wanted, clock())
+                raise ValueError("Secrets are made for a valid cluster only")
+            return await _make_secret(cluster, what, present, wanted, clock())
 
 
-async def _certify(
-    cluster: Cluster, action: Certify, wanted: Wanted, now: datetime
+async def _make_secret(
+    cluster: Cluster, what: Secrecy, present: Manifest | None, wanted: Wanted, now: datetime
 ) -> Manifest | None:
-    if action.what is Renewal.AUTHORITY:
-        data = certificates.new_authority(action.present, f"epd {wanted.key}", now)
-    else:
-        authority = await cluster.get(authority_secret(wanted))
-        if authority is None:
-            raise GoneError("the authority's Secret is gone")
-        data = certificates.new_leaf(authority, now)
-    if action.present is None:
-        return await cluster.create(secret_manifest(wanted, action.what, data, ""))
-    version = action.present["metadata"]["resourceVersion"]
-    return await cluster.apply(secret_manifest(wanted, action.what, data, version))
+    match what:
+        case Secrecy.AUTHORITY:
+            data = certificates.new_authority(present, f"epd {wanted.key}", now)
+        case Secrecy.LEAF:
+            authority = await cluster.get(authority_secret(wanted))
+            if authority is None:
+                raise GoneError("the authority's Secret is gone")
+            data = certificates.new_leaf(authority, now)
+        case Secrecy.API_KEY:
+            data = api_key_data(wanted)
+    if present is None:
+        return await cluster.create(secret_manifest(wanted, what, data, ""))
+    version = present["metadata"]["resourceVersion"]
+    return await cluster.apply(secret_manifest(wanted, what, data, version))

@@ -24,7 +24,7 @@ LEAVE_SERVICE_S: Final = 5
 """A gateway that is to end serves on for so long: every node must first have heard of it."""
 
 _KEYS_PATH: Final = "/etc/epd/api-keys"
-_KEYS_VOLUME: Final = "api-keys"
+_PUBLIC_TLS_PATH: Final = "/etc/epd/public-tls"
 _PORT: Final = DEFAULT_PORTS[PortName.GATEWAY_HTTP]
 
 
@@ -75,7 +75,7 @@ def _service(wanted: Wanted) -> Manifest:
         **Kind.SERVICE.type_meta,
         "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
         "spec": {
-            "type": "ClusterIP",
+            "type": wanted.spec.gateway.service_type.value,
             "selector": selector(wanted.key.name, Component.GATEWAY),
             "ports": [
                 {
@@ -106,10 +106,9 @@ def _deployment(wanted: Wanted) -> Manifest:
 
 
 def _template(wanted: Wanted) -> Manifest:
-    keys = wanted.spec.gateway.api_keys_secret_ref
+    secrets = {name: secret for name, (secret, _) in _secrets(wanted).items()}
     volumes = [scratch_volume(), tls_volume(wanted)]
-    if keys is not None:
-        volumes.append({"name": _KEYS_VOLUME, "secret": {"secretName": keys.name}})
+    volumes += ({"name": name, "secret": {"secretName": each}} for name, each in secrets.items())
     base: Manifest = {
         "metadata": {"labels": labels(wanted.key.name, Component.GATEWAY)},
         "spec": {
@@ -122,13 +121,15 @@ def _template(wanted: Wanted) -> Manifest:
             "volumes": volumes,
         },
     }
-    return merged(base, wanted.gateway_template)
+    return merged(base, wanted.spec.gateway.pod_template)
 
 
 def _container(wanted: Wanted) -> Manifest:
     mounts = [scratch_mount(), tls_mount()]
-    if wanted.spec.gateway.api_keys_secret_ref is not None:
-        mounts.append({"name": _KEYS_VOLUME, "mountPath": _KEYS_PATH, "readOnly": True})
+    mounts += (
+        {"name": name, "mountPath": path, "readOnly": True}
+        for name, (_, path) in _secrets(wanted).items()
+    )
     return {
         "name": CONTAINER,
         "image": wanted.images.gateway,
@@ -138,16 +139,27 @@ def _container(wanted: Wanted) -> Manifest:
         "ports": [{"name": PortName.GATEWAY_HTTP.value, "containerPort": _PORT, "protocol": "TCP"}],
         "securityContext": container_security_context(),
         "volumeMounts": mounts,
-        "startupProbe": _probe("/health", period_s=1, failures=60),
-        "livenessProbe": _probe("/health", period_s=10, failures=3),
-        "readinessProbe": _probe("/ready", period_s=2, failures=2),
+        "startupProbe": _probe(wanted, "/health", period_s=1, failures=60),
+        "livenessProbe": _probe(wanted, "/health", period_s=10, failures=3),
+        "readinessProbe": _probe(wanted, "/ready", period_s=2, failures=2),
         "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SERVICE_S}}},
     }
 
 
-def _probe(path: str, *, period_s: int, failures: int) -> Manifest:
+def _secrets(wanted: Wanted) -> dict[str, tuple[str, str]]:
+    """Return the gateways' own volumes: for each the Secret in it and where it is mounted."""
+    found: dict[str, tuple[str, str]] = {}
+    if wanted.api_keys is not None:
+        found["api-keys"] = (wanted.api_keys.name, _KEYS_PATH)
+    if wanted.spec.gateway.tls_secret_name is not None:
+        found["public-tls"] = (wanted.spec.gateway.tls_secret_name, _PUBLIC_TLS_PATH)
+    return found
+
+
+def _probe(wanted: Wanted, path: str, *, period_s: int, failures: int) -> Manifest:
+    scheme = "HTTP" if wanted.spec.gateway.tls_secret_name is None else "HTTPS"
     return {
-        "httpGet": {"path": path, "port": PortName.GATEWAY_HTTP.value},
+        "httpGet": {"path": path, "port": PortName.GATEWAY_HTTP.value, "scheme": scheme},
         "periodSeconds": period_s,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
@@ -159,9 +171,9 @@ def _arguments(wanted: Wanted) -> list[str]:
     arguments = [f"--listen=0.0.0.0:{_PORT}", f"--kubernetes-cluster={wanted.key.name}"]
     arguments += [f"--namespace={wanted.key.namespace}"]
     arguments += [f"--model={wanted.spec.model.served_name}"]
-    if gateway.api_keys_secret_ref is not None:
-        arguments.append(f"--api-key-file={_KEYS_PATH}/{gateway.api_keys_secret_ref.key}")
-    settings = {
+    if wanted.api_keys is not None:
+        arguments.append(f"--api-key-file={_KEYS_PATH}/{wanted.api_keys.key}")
+    settings: dict[str, object] = {
         "listen.stop_grace_s": GATEWAY_GRACE_S,
         "workers.tls_ca": f"{TLS_PATH}/ca.crt",
         "workers.tls_certificate": f"{TLS_PATH}/tls.crt",
@@ -169,12 +181,17 @@ def _arguments(wanted: Wanted) -> list[str]:
         "workers.tls_server_name": WORKER_TLS_NAME,
         **_limits(gateway.limits),
     }
+    if gateway.tls_secret_name is not None:
+        settings["listen.tls_certificate"] = f"{_PUBLIC_TLS_PATH}/tls.crt"
+        settings["listen.tls_key"] = f"{_PUBLIC_TLS_PATH}/tls.key"
     return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
 
 
 def _limits(limits: GatewayLimits) -> dict[str, object]:
     return {
         "limits.max_body_bytes": limits.max_body_bytes,
+        "keys.max_in_flight": limits.max_requests_in_flight_per_key,
+        "keys.max_per_minute": limits.max_requests_per_minute_per_key,
         "media.max_images": limits.max_images,
         "media.max_image_bytes": limits.max_image_bytes,
         "media.max_image_pixels": limits.max_image_pixels,

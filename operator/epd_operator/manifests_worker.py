@@ -14,7 +14,7 @@ from epd.vocabulary import (
     Role,
 )
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
-from epd_operator.model_source import model_mount
+from epd_operator.model_source import ModelFiles, model_files
 from epd_operator.objects import Kind, Manifest, digest
 from epd_operator.pod_security import (
     SCRATCH_PATH,
@@ -47,7 +47,7 @@ _PORTS: Final = (
 
 def worker_template(wanted: Wanted) -> Manifest:
     """Return what all worker pods of the cluster have in common, the user's template on top."""
-    model = model_mount(wanted.spec.model.source)
+    model = model_files(wanted.spec.model)
     base = {
         "metadata": {"labels": labels(wanted.key.name, Component.WORKER), "annotations": {}},
         "spec": {
@@ -56,7 +56,7 @@ def worker_template(wanted: Wanted) -> Manifest:
             "restartPolicy": "Always",
             "terminationGracePeriodSeconds": WORKER_GRACE_S + 15,
             "securityContext": pod_security_context(),
-            "containers": [_container(wanted, model.argument, model.mounts)],
+            "containers": [_container(wanted, model)],
             "volumes": [
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
                 scratch_volume(),
@@ -108,17 +108,18 @@ def role_labels(role: Role) -> dict[str, str]:
     return {ROLE_LABEL: role.value, LLM_D_ROLE_LABEL: role.value}
 
 
-def _container(wanted: Wanted, model: str, model_mounts: list[Manifest]) -> Manifest:
+def _container(wanted: Wanted, model: ModelFiles) -> Manifest:
     container: Manifest = {
         "name": CONTAINER,
         "image": wanted.spec.engine.image or wanted.images.worker,
         "command": ["epd-worker"],
-        "args": _arguments(wanted, model),
+        "args": _arguments(wanted, model.argument),
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             # The root is read-only: caches of the engine and of the hub go where one may write.
             {"name": "HOME", "value": SCRATCH_PATH},
+            *model.environment,
         ],
         "ports": [
             {"name": name.value, "containerPort": DEFAULT_PORTS[name], "protocol": "TCP"}
@@ -129,7 +130,7 @@ def _container(wanted: Wanted, model: str, model_mounts: list[Manifest]) -> Mani
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the pod's own
             scratch_mount(),
             tls_mount(),
-            *model_mounts,
+            *model.mounts,
         ],
         # A loading worker answers /health and not yet /ready; a dead or frozen one answers neither.
         "startupProbe": _probe("/health", period_s=5, failures=START_PATIENCE_S // 5),

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from epd.vocabulary import API_GROUP, Component
+from epd.vocabulary import API_GROUP
 from epd_operator import certificates
-from epd_operator.actions import Apply, Certify, Note, Renewal, Steps
+from epd_operator.actions import Apply, MakeSecret, Note, Secrecy, Steps
 from epd_operator.manifests_gateway import gateway_objects
 from epd_operator.manifests_policy import policy_objects
-from epd_operator.manifests_tls import authority_secret, leaf_secret
 from epd_operator.objects import (
-    Kind,
     Manifest,
     Ref,
     annotations_of,
@@ -23,6 +21,7 @@ from epd_operator.objects import (
     digest,
     is_controlled_by,
 )
+from epd_operator.secrets_made import made_secrets, secret_ref
 from epd_operator.wanted import Wanted
 
 APPLIED: Final = f"{API_GROUP}/applied"
@@ -38,13 +37,13 @@ def wanted_objects(wanted: Wanted) -> list[Manifest]:
 
 def observed_refs(wanted: Wanted) -> list[Ref]:
     """Return the objects that a plan must know of."""
-    secrets = [authority_secret(wanted), leaf_secret(wanted)]
+    secrets = [secret_ref(wanted, what) for what in made_secrets(wanted)]
     return [*secrets, *(Ref.to(manifest) for manifest in wanted_objects(wanted))]
 
 
 def plan_objects(wanted: Wanted, present: Present, now: datetime, steps: Steps) -> None:
     """Add what must be written to `steps`, and to its troubles what cannot be."""
-    _plan_certificates(wanted, present, now, steps)
+    _plan_secrets(wanted, present, now, steps)
     for manifest in wanted_objects(wanted):
         ref = Ref.to(manifest)
         found = present.get(ref)
@@ -60,31 +59,32 @@ def plan_objects(wanted: Wanted, present: Present, now: datetime, steps: Steps) 
             steps.actions.append(Apply(manifest, note))
 
 
-def secret_manifest(wanted: Wanted, what: Renewal, data: Manifest, version: str) -> Manifest:
-    """Return a certificate Secret; `version` is the one it must still have, empty for none."""
-    is_leaf = what is Renewal.LEAF
-    ref = leaf_secret(wanted) if is_leaf else authority_secret(wanted)
-    metadata = wanted.metadata(ref.name, Component.WORKER)
-    if version:
-        metadata["resourceVersion"] = version
-    kind = "kubernetes.io/tls" if is_leaf else "Opaque"
-    return {**Kind.SECRET.type_meta, "metadata": metadata, "type": kind, "data": data}
-
-
-def _plan_certificates(wanted: Wanted, present: Present, now: datetime, steps: Steps) -> None:
-    authority = present.get(authority_secret(wanted))
-    leaf = present.get(leaf_secret(wanted))
-    for ref, found in ((authority_secret(wanted), authority), (leaf_secret(wanted), leaf)):
-        if found is not None and not is_controlled_by(found, wanted.uid):
+def _plan_secrets(wanted: Wanted, present: Present, now: datetime, steps: Steps) -> None:
+    found = {what: present.get(secret_ref(wanted, what)) for what in made_secrets(wanted)}
+    for what, secret in found.items():
+        ref = secret_ref(wanted, what)
+        if secret is not None and not is_controlled_by(secret, wanted.uid):
             steps.troubles.append(_taken(ref))
-            return
-    if authority is None or certificates.authority_is_due(authority, now):
-        note = Note("CertificateIssued", "a new authority is made", authority_secret(wanted).name)
-        steps.actions.append(Certify(Renewal.AUTHORITY, authority, note))
-        steps.within(0)  # the leaf follows once the authority is stored
-    elif certificates.leaf_is_due(leaf, authority, now):
-        note = Note("CertificateIssued", "a new certificate is signed", leaf_secret(wanted).name)
-        steps.actions.append(Certify(Renewal.LEAF, leaf, note))
+            continue
+        due = _due(what, secret, found[Secrecy.AUTHORITY], now)
+        if due:
+            note = Note("SecretWritten", f"Secret {ref.name}: new {what.value}", ref.name)
+            steps.actions.append(MakeSecret(what, secret, note))
+
+
+def _due(what: Secrecy, secret: Manifest | None, authority: Manifest | None, now: datetime) -> bool:
+    match what:
+        case Secrecy.AUTHORITY:
+            return certificates.authority_is_due(secret, now)
+        case Secrecy.LEAF:
+            # Signed once its authority is stored: a pass later.
+            return (
+                authority is not None
+                and not certificates.authority_is_due(authority, now)
+                and certificates.leaf_is_due(secret, authority, now)
+            )
+        case Secrecy.API_KEY:
+            return secret is None
 
 
 def _taken(ref: Ref) -> Note:

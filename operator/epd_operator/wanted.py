@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
 
+from epd.api.names import GatewayAccess, RoleEdits, RolloutType
 from epd.api.roles import RoleBounds, chosen_method, initial_roles, role_bounds
-from epd.api.v1alpha1 import EPDCluster, EPDClusterSpec
+from epd.api.v1alpha1 import EPDCluster, EPDClusterSpec, SecretKeyRef
 from epd.vocabulary import CLUSTER_LABEL, COMPONENT_LABEL, Component, Method, Role
 from epd_operator.objects import MANAGER, Key, Kind, Manifest, moment_of
-
-DRAIN_DEADLINE_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +69,39 @@ class Wanted:
         return {role: roles.count(role) for role in self.method.roles}
 
     @property
-    def gateway_template(self) -> Mapping[str, Any] | None:
-        """The user's pod template for gateways."""
-        return None
-
-    @property
     def respects_flips(self) -> bool:
         """A user's own change of a pod's role stays."""
-        return True
+        return self.spec.control.role_edits is RoleEdits.KEEP
 
     @property
     def max_surge(self) -> int:
         """Pods beyond `spec.replicas` while an upgrade is under way."""
-        return 1
+        rollout = self.spec.rollout
+        return rollout.max_concurrent_pods if rollout.type is RolloutType.SURGE else 0
 
     @property
     def max_unavailable(self) -> int:
         """Pods below `spec.replicas` that may not serve while an upgrade is under way."""
-        return 0
+        rollout = self.spec.rollout
+        return rollout.max_concurrent_pods if rollout.type is RolloutType.IN_PLACE else 0
 
     @property
     def drain_deadline_s(self) -> float:
         """How long a drained pod may take to become idle."""
-        return DRAIN_DEADLINE_S
+        return float(self.spec.rollout.drain_seconds)
+
+    @property
+    def api_keys(self) -> SecretKeyRef | None:
+        """Where the accepted API keys are; None: the gateways serve everybody."""
+        gateway = self.spec.gateway
+        if gateway.access is GatewayAccess.OPEN:
+            return None
+        return gateway.api_keys_secret_ref or SecretKeyRef(name=self.name("api-keys"))
+
+    @property
+    def makes_api_key(self) -> bool:
+        """The operator makes the Secret with the API key."""
+        return self.api_keys is not None and self.spec.gateway.api_keys_secret_ref is None
 
     def name(self, suffix: str) -> str:
         """Return the name of one of the cluster's objects."""
