@@ -15,7 +15,7 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-integration test-e2e demo bench bench-race clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
@@ -41,10 +41,13 @@ gen: env ## Generate the Python stubs of worker.proto, and crds/ from the models
 	$(PY) hack/gen_stubs.py
 	$(PY) hack/gen_crds.py
 
-test: lint test-unit test-integration test-e2e ## Run every check and every test.
+test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 
 test-unit: env ## Run the tests that need no engine and no other process.
 	$(PYTEST) tests/unit tests/property tests/contract -m 'not vllm'
+
+test-sim: env ## Check the simulator against published measurements, and its policies.
+	$(PYTEST) tests/sim
 
 test-integration: env ## Run our programs against each other, and both engines' contracts.
 	$(PYTEST) tests/integration tests/contract -m 'integration or vllm'
