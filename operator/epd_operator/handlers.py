@@ -17,7 +17,7 @@ from epd_operator.objects import Key
 SILENCE_S: Final = 70.0
 """A watch that brings nothing for so long is dead: the server sends a bookmark every 60 s."""
 
-WATCH_S: Final = 600.0
+WATCH_S: Final = 600  # whole: kopf writes it into the URL as it is
 PAGE_OBJECTS: Final = 500
 
 Wake = Callable[[Key], None]

@@ -76,6 +76,7 @@ def worker_launch(
     spec = cluster.spec
     command = [sys.executable, "-m", "epd_worker", "--name", name]
     command += ["--listen", f"{WORKER_HOST}:{ports.grpc}", "--exit-with-parent"]
+    command += ["--metrics-listen", f"{WORKER_HOST}:{ports.metrics}"]
     command += ["--served-name", spec.model.served_name]
     if spec.engine.type is EngineType.SIMULATED:
         command += ["--engine", "simulated"]

@@ -28,16 +28,17 @@ class WorkerPorts:
     """The ports of one worker; `kv` and `ec` are the first of `SIDE_CHANNEL_PORTS` each."""
 
     grpc: int
+    metrics: int
     kv: int
     ec: int
 
     @classmethod
     def from_block(cls, first: int) -> "WorkerPorts":
         """Lay a worker's ports out from `first` on."""
-        return cls(grpc=first, kv=first + 1, ec=first + 1 + SIDE_CHANNEL_PORTS)
+        return cls(grpc=first, metrics=first + 1, kv=first + 2, ec=first + 2 + SIDE_CHANNEL_PORTS)
 
 
-BLOCK_PORTS: Final = 1 + 2 * SIDE_CHANNEL_PORTS
+BLOCK_PORTS: Final = 2 + 2 * SIDE_CHANNEL_PORTS
 
 
 def is_free(port: int, host: str) -> bool:

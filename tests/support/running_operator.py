@@ -1,0 +1,133 @@
+"""The operator against a real API server, in this process or in one of its own."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from kube.api import Api
+from operator_world import IMAGES, manifest
+
+from epd.vocabulary import ROLE_LABEL
+from epd_operator.objects import Manifest
+from epd_operator.service import run
+from epd_operator.settings import OperatorSettings
+
+ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds" / "epd.dev_epdclusters.yaml"
+PATIENCE_S = 60.0
+
+
+def settings(kubeconfig: Path, namespaces: Iterable[str], **changes: Any) -> OperatorSettings:
+    """Return the settings of an operator for these namespaces, without ports of its own."""
+    return OperatorSettings(
+        **{
+            "namespaces": tuple(namespaces),
+            "lease_namespace": "",
+            "identity": "test",
+            "liveness_port": 0,
+            "metrics_port": 0,
+            "images": IMAGES,
+            "kubeconfig": kubeconfig,
+            **changes,
+        }
+    )
+
+
+@asynccontextmanager
+async def operator(settings: OperatorSettings) -> AsyncIterator[None]:
+    """Run an operator in this process."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(settings, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+class Clusters:
+    """The `EPDCluster`s of one namespace of a real server, and what the operator made of them."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+
+    def path(self, name: str = "demo") -> str:
+        return f"/apis/epd.dev/v1alpha1/namespaces/{self.namespace}/epdclusters/{name}"
+
+    def create(self, name: str = "demo", replicas: int = 3, **spec: Any) -> None:
+        body = manifest(name, replicas, **spec)
+        body["metadata"]["namespace"] = self.namespace
+        self.api.call("POST", self.path("").rstrip("/"), body)
+
+    def get(self, name: str = "demo") -> Manifest | None:
+        answer = self.api.client.get(self.path(name))
+        return None if answer.status_code == 404 else answer.json()
+
+    def edit(self, name: str = "demo", **spec: Any) -> None:
+        self.merge(self.path(name), {"spec": spec})
+
+    def merge(self, path: str, body: object) -> Any:
+        return self.api.call(
+            "PATCH",
+            path,
+            headers={"Content-Type": "application/merge-patch+json"},
+            content=json.dumps(body),
+        )
+
+    def delete(self, name: str = "demo") -> None:
+        self.api.call("DELETE", self.path(name))
+
+    def pods(self, name: str = "demo", component: str = "worker") -> list[Manifest]:
+        """Return the pods of one program that are not on their way out."""
+        selector = f"epd.dev/cluster={name},app.kubernetes.io/component={component}"
+        answer = self.api.call(
+            "GET",
+            f"/api/v1/namespaces/{self.namespace}/pods",
+            params={"labelSelector": selector},
+        )
+        return [pod for pod in answer["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def roles(self, name: str = "demo") -> Counter[str]:
+        return Counter(pod["metadata"]["labels"][ROLE_LABEL] for pod in self.pods(name))
+
+    def pod_path(self, pod: Manifest) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
+
+    def condition(self, kind: str, name: str = "demo") -> tuple[str, str]:
+        status = (self.get(name) or {}).get("status") or {}
+        for each in status.get("conditions") or ():
+            if each["type"] == kind:
+                return each["status"], each["reason"]
+        return "absent", ""
+
+    def is_settled(self, name: str = "demo") -> bool:
+        """Tell whether all is as the spec asks, and the status says so of this generation."""
+        cluster = self.get(name) or {"metadata": {}}
+        status = cluster.get("status") or {}
+        return (
+            status.get("observedGeneration") == cluster["metadata"].get("generation")
+            and self.condition("Ready", name)[0] == "True"
+            and self.condition("Reconciling", name)[0] == "False"
+        )
+
+    async def settled(self, name: str = "demo") -> None:
+        await until(
+            lambda: self.is_settled(name), lambda: str((self.get(name) or {}).get("status"))
+        )
+
+
+async def until(
+    holds: Callable[[], object], complaint: Callable[[], str] = str, patience_s: float = PATIENCE_S
+) -> None:
+    """Return once `holds()` is true; it may ask a server, and runs in a thread."""
+    deadline_s = time.monotonic() + patience_s
+    while not await asyncio.to_thread(holds):
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"still not so: {await asyncio.to_thread(complaint)}")
+        await asyncio.sleep(0.1)
