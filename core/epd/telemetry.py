@@ -2,8 +2,8 @@
 
 Exporters, PromQL of the control loop, dashboards and alerts all read this list; a series that is
 not here does not exist. Names follow Prometheus: prefix `epd_`, base units, `_total` for counters.
-Label values are bounded: the allowed ones stand in `LABEL_VALUES`, except for names of pods, which
-only gauges of a pod itself carry.
+Label values are bounded: the allowed ones stand in `LABEL_VALUES`, except for names of workers,
+which only a worker's own metrics carry.
 """
 
 from dataclasses import dataclass
@@ -164,6 +164,10 @@ OUTPUT_TOKENS: Final = _counter(
     _GATEWAY, "epd_output_tokens_total", "Output tokens of completed requests.", unit=Unit.TOKENS
 )
 IMAGES: Final = _counter(_GATEWAY, "epd_images_total", "Images of accepted requests.")
+IMAGE_TOKENS: Final = _counter(
+    _GATEWAY, "epd_image_tokens_total", "Tokens of images that were encoded apart.",
+    unit=Unit.TOKENS,
+)  # fmt: skip
 EVENTS: Final = _counter(_GATEWAY, "epd_worker_events_total", "Token events received from workers.")
 EVENT_BYTES: Final = _counter(
     _GATEWAY, "epd_worker_event_bytes_total", "Bytes of token events received from workers.",
@@ -197,6 +201,52 @@ PASSES: Final = _counter(_OPERATOR, "epd_operator_passes_total", "Passes over a 
 PASS_FAILURES: Final = _counter(
     _OPERATOR, "epd_operator_pass_failures_total", "Passes that were refused something or failed."
 )
+
+_WORKER: Final = Component.WORKER
+
+WORKER_WAITING: Final = _gauge(
+    _WORKER, "epd_worker_waiting", "Work of a stage that the engine has not begun.", "worker",
+    "stage",
+)  # fmt: skip
+WORKER_RUNNING: Final = _gauge(
+    _WORKER, "epd_worker_running", "Work of a stage that the engine is at.", "worker", "stage"
+)
+WORKER_STARTED: Final = _counter(
+    _WORKER, "epd_worker_started_total", "Work of a stage that has come to this worker.", "worker",
+    "stage",
+)  # fmt: skip
+WORKER_FINISHED: Final = _counter(
+    _WORKER, "epd_worker_finished_total", "Work of a stage that ended with its result.", "worker",
+    "stage",
+)  # fmt: skip
+WORKER_FAILED: Final = _counter(
+    _WORKER, "epd_worker_failed_total", "Work of a stage that ended without its result.", "worker",
+    "stage",
+)  # fmt: skip
+WORKER_CANCELLED: Final = _counter(
+    _WORKER, "epd_worker_cancelled_total", "Work of a stage that its gateway gave up.", "worker",
+    "stage",
+)  # fmt: skip
+WORKER_SERVICE: Final = _counter(
+    _WORKER, "epd_worker_service_seconds_total",
+    "Time from begin to end of finished work of a stage, waiting included.", "worker", "stage",
+    unit=Unit.SECONDS,
+)  # fmt: skip
+WORKER_TOKENS: Final = _gauge(
+    _WORKER, "epd_worker_running_tokens", "Tokens of all prompts and answers that are under way.",
+    "worker", unit=Unit.TOKENS,
+)  # fmt: skip
+WORKER_CACHE_USED: Final = _gauge(
+    _WORKER, "epd_worker_cache_used_ratio", "Fill of the KV cache (kv) and encoder cache (ec).",
+    "worker", "kind", unit=Unit.RATIO,
+)  # fmt: skip
+WORKER_LEASES: Final = _gauge(
+    _WORKER, "epd_worker_leases", "Handoffs kept for a taker.", "worker", "kind"
+)
+WORKER_RECEIVED: Final = _counter(
+    _WORKER, "epd_worker_received_bytes_total", "Bytes taken from other workers.", "worker", "kind",
+    unit=Unit.BYTES,
+)  # fmt: skip
 
 METRICS: Final[tuple[Metric, ...]] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)

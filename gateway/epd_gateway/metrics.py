@@ -79,6 +79,7 @@ class GatewayMetrics:
         self.prompt_tokens = cast(Counter, parents[telemetry.PROMPT_TOKENS.name])
         self.output_tokens = cast(Counter, parents[telemetry.OUTPUT_TOKENS.name])
         self.images = cast(Counter, parents[telemetry.IMAGES.name])
+        self.image_tokens = cast(Counter, parents[telemetry.IMAGE_TOKENS.name])
 
     def expose(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -104,7 +104,8 @@ class Stages:
 
         def adopt(outcome: Outcome) -> None:
             if isinstance(outcome.result, EcHandle):
-                image.embedding = Embedding(outcome.result, worker, incarnation)
+                image.keep(Embedding(outcome.result, worker, incarnation))
+                self._metrics.image_tokens.inc(outcome.result.tokens)
 
         call = worker.submit(
             Encode(Image(source.data, source.media_type), context.envelope.processor_options),

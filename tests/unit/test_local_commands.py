@@ -28,7 +28,7 @@ from epd_operator.local_ports import (
 from epd_operator.local_process import how_it_ended, last_lines
 from epd_operator.local_state import LocalError
 
-PORTS = WorkerPorts(grpc=20000, kv=20001, ec=20017)
+PORTS = WorkerPorts(grpc=20000, metrics=20001, kv=20002, ec=20018)
 
 
 def cluster(engine: str = "{type: Simulated}", replicas: int = 3, more: str = "") -> EPDCluster:
@@ -78,8 +78,8 @@ def test_engine_arguments_come_after_a_lone_dash_dash() -> None:
     command = worker_launch(demo, "demo-0", PORTS).command
     own, engine = command[: command.index("--")], command[command.index("--") + 1 :]
     assert flags(own)["--model"] == "some/model"
-    assert flags(own)["--kv-side-channel-port"] == "20001"
-    assert flags(own)["--ec-side-channel-port"] == "20017"
+    assert flags(own)["--kv-side-channel-port"] == "20002"
+    assert flags(own)["--ec-side-channel-port"] == "20018"
     assert engine == ("--max-model-len=2048", "--revision", "v1")
 
 

@@ -49,6 +49,7 @@ def test_every_option_reaches_its_setting() -> None:
         ("--engine simulated --listen 7000", "--listen 7000: HOST:PORT was expected"),
         ("--engine simulated --listen a:b", "--listen a:b: HOST:PORT was expected"),
         ("--engine simulated --listen a:70000", "HOST:PORT was expected"),
+        ("--engine simulated --metrics-listen 7001", "--metrics-listen 7001: HOST:PORT was"),
         ("--engine simulated --listen 0.0.0.0:7", "needs --side-channel-host"),
         ("--engine simulated --listen [::]:7", "needs --side-channel-host"),
         ("--engine simulated --kv-lease-s 0", "invalid number of seconds value: '0'"),

@@ -14,6 +14,7 @@ from epd.wire.service import SERVER_OPTIONS, add_worker_service
 from epd_worker.engine import Engine, EngineDescription, EngineError
 from epd_worker.engine.settings import EngineSettings, SettingsError
 from epd_worker.health import Health
+from epd_worker.metrics import serve_metrics
 from epd_worker.process import StopSignals, exit_with_parent
 from epd_worker.service import WorkerService
 from epd_worker.settings import WorkerSettings, parse_arguments
@@ -60,6 +61,7 @@ async def run(settings: WorkerSettings) -> None:
     await health.set_serving(False)
     port = _bind(server, settings)
     await server.start()
+    metrics = serve_metrics(settings.metrics_listen, settings.name, service.load)
     log.info("%s listens on %s:%d", settings.name, settings.listen.rpartition(":")[0], port)
     try:
         if await _start(engine, signals):
@@ -75,6 +77,7 @@ async def run(settings: WorkerSettings) -> None:
         service.end_calls()
         await server.stop(_CALLS_END_S)
         await engine.close()
+        metrics.close()
 
 
 def _make_engine(engine_type: str, settings: EngineSettings) -> Engine:

@@ -51,6 +51,10 @@ class WorkerService:
         """How many pieces of work have begun and not ended."""
         return self._board.in_flight
 
+    def load(self) -> Load:
+        """Return the present load."""
+        return self._board.load(self._engine_load())
+
     async def wait_until_idle(self) -> None:
         """Return once nothing is in flight."""
         changed = self._board.watch()
@@ -95,7 +99,7 @@ class WorkerService:
         try:
             while not self._closed:
                 changed.clear()
-                load = self._board.load(self._engine_load())
+                load = self.load()
                 if load != last:
                     yield load
                     last = load
@@ -135,7 +139,8 @@ def _moves_by_itself(load: Load) -> bool:
     """Tell whether the load can change without any work beginning or ending."""
     stages = (load.encode, load.prefill, load.decode)
     in_flight = sum(stage.waiting + stage.running for stage in stages)
-    return bool(in_flight or load.kv_leases or load.ec_leases)
+    kept = load.kv_leases + load.ec_leases + load.kv_used_permille + load.ec_used_permille
+    return bool(in_flight or kept or load.running_tokens)
 
 
 async def _end_call(ends: Sequence[BaseException | None], context: Any) -> None:

@@ -20,6 +20,8 @@ class WorkerSettings:
 
     name: str
     listen: str
+    metrics_listen: str
+    """HOST:PORT of `/metrics`; empty: nowhere."""
     engine_type: str
     engine: EngineSettings
     tls: TlsFiles | None
@@ -33,9 +35,14 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
     own, engine_args = _split(list(argv))
     parser = _parser()
     options = parser.parse_args(own)
-    host, _, port = options.listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        parser.error(f"--listen {options.listen}: HOST:PORT was expected")
+    for flag, listen in (
+        ("--listen", options.listen),
+        ("--metrics-listen", options.metrics_listen),
+    ):
+        host, _, port = listen.rpartition(":")
+        if listen and not (host and port.isdigit() and int(port) <= 65535):
+            parser.error(f"{flag} {listen}: HOST:PORT was expected")
+    host = options.listen.rpartition(":")[0]
     side_channel_host = options.side_channel_host or host.strip("[]")
     if side_channel_host in EVERY_ADDRESS:
         parser.error(
@@ -64,6 +71,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
     return WorkerSettings(
         name=options.name,
         listen=options.listen,
+        metrics_listen=options.metrics_listen,
         engine_type=options.engine,
         engine=engine,
         tls=TlsFiles(*tls_files) if all(tls_files) else None,
@@ -110,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--name", default=socket.gethostname(), help="the pod's name (default: the host's)")
     add("--listen", default=default_listen, metavar="HOST:PORT", help="default: %(default)s")
+    add("--metrics-listen", default="", metavar="HOST:PORT", help="Prometheus metrics over HTTP")
     add("--engine", choices=ENGINES, default="vllm")
     add("--model", help="a folder or a hub name")
     add("--served-name", help="what clients call the model (default: --model)")
