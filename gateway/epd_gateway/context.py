@@ -27,14 +27,15 @@ class Embedding:
     incarnation: str
 
     @property
+    def kept(self) -> bool:
+        """Whether its owner is still the process that made it, as far as is known."""
+        description = self.worker.description
+        return description is not None and description.incarnation == self.incarnation
+
+    @property
     def alive(self) -> bool:
         """Whether its owner can still hand it over, as far as is known."""
-        description = self.worker.description
-        return (
-            self.worker.session is not None
-            and description is not None
-            and description.incarnation == self.incarnation
-        )
+        return self.worker.session is not None and self.kept
 
 
 class DistinctImage:
@@ -43,7 +44,7 @@ class DistinctImage:
     Attributes:
         image: Its content, kept until the request ends: a replay may need it again.
         key: What placement knows it by.
-        embedding: Its embedding, once it is encoded. Written by the encode stage.
+        embedding: Its embedding, once it is encoded; changed by `keep`.
         failed_on: Pods where encoding it failed.
     """
 
@@ -54,6 +55,13 @@ class DistinctImage:
         self.key = int(image.sha256_hex[:16], 16)
         self.embedding: Embedding | None = None
         self.failed_on: list[str] = []
+
+    def keep(self, embedding: Embedding | None) -> None:
+        """Have another embedding, or none; the lease on the one before is given up."""
+        before, self.embedding = self.embedding, embedding
+        # Embeddings are named by their content: another process may keep one of that name.
+        if before is not None and before.kept:
+            before.worker.release(before.handle)
 
 
 class RequestContext:
@@ -146,7 +154,7 @@ class RequestContext:
         """Give up the lease on the KV cache that nobody took."""
         if self.kv is not None:
             owner, handle = self.kv
-            owner.release(kv=(handle.identifier,))
+            owner.release(handle)
             self.kv = None
 
     def cancel_calls(self) -> None:
@@ -160,6 +168,4 @@ class RequestContext:
     def release_embeddings(self) -> None:
         """Give up the leases on all embeddings, taken or not."""
         for image in self.distinct_images:
-            if image.embedding is not None:
-                image.embedding.worker.release(ec=(image.embedding.handle.identifier,))
-                image.embedding = None
+            image.keep(None)

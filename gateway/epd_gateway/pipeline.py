@@ -174,20 +174,47 @@ class Pipeline:
         if not isinstance(prefilled, Prefilled):  # the first token was the last
             self._note(context, prefilled)
             return
-        run = self._hand_over(context, plan, prefilled)
+        decode, overflow = self._decode_pod(context, plan, prefilled)
+        if decode is plan.prefill:
+            await self._stay(context, plan, overflow=overflow)
+            return
+        run = self._hand_over(context, plan, prefilled, decode, overflow=overflow)
         completed = (await run.outcome()).result
         context.kv = None
         self._note(context, completed)
 
-    def _hand_over(self, context: RequestContext, plan: Plan, prefilled: Prefilled) -> StageRun:
+    def _decode_pod(
+        self, context: RequestContext, plan: Plan, prefilled: Prefilled
+    ) -> tuple[Worker, bool]:
+        """Return who decodes what was prefilled, and whether another role is its own.
+
+        The pod that was planned, unless it has lost its role or its health since. A pod that
+        prefilled is preferred only to a pod of another role: it cannot hand over to itself.
+        """
+        planned, prefill = plan.decode, plan.prefill
+        if Stage.DECODE in planned.view.stages and planned.view.healthy:
+            return planned, False
+        choice = self._roster.place_decode(
+            context.turn, [*context.avoid, prefill.name], prefilled.kv.compatibility_hash
+        )
+        if choice is not None and not choice.overflow:
+            return self._roster.workers[choice.pod.name], False
+        if Stage.DECODE in prefill.view.stages and prefill.view.healthy:
+            return prefill, False
+        if choice is None or planned.view.healthy:
+            return planned, True
+        return self._roster.workers[choice.pod.name], True
+
+    def _hand_over(
+        self,
+        context: RequestContext,
+        plan: Plan,
+        prefilled: Prefilled,
+        decode: Worker,
+        *,
+        overflow: bool,
+    ) -> StageRun:
         """Start the decode of what was prefilled."""
-        decode, overflow = plan.decode, Stage.DECODE in plan.overflow
-        if not decode.view.healthy:
-            choice = self._roster.place_whole(
-                context.turn, [plan.prefill.name, decode.name], prefilled.kv.compatibility_hash
-            )
-            if choice is not None and choice.pod is not plan.prefill.view:
-                decode, overflow = self._roster.workers[choice.pod.name], choice.overflow
         images = () if plan.fused else wire_images(context, decode, fused=False, pixels=False)
         run = self._stages.generate(
             context,
@@ -200,6 +227,13 @@ class Pipeline:
         )
         context.release_embeddings()
         return run
+
+    async def _stay(self, context: RequestContext, plan: Plan, *, overflow: bool) -> None:
+        """Go on where it was prefilled; that pod's own prefix cache spares it the prompt."""
+        context.release_kv()
+        context.answer.restart()
+        stages = (Stage.DECODE,) if overflow else ()
+        await self._run_on_one(context, Plan(plan.prefill, plan.prefill, plan.fused, stages))
 
     def _note(self, context: RequestContext, result: object) -> None:
         if isinstance(result, Completed):

@@ -16,8 +16,9 @@ from epd.policy.placement import Choice, PairChoice
 from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Method, Stage
 from epd_gateway.roster_feed import RosterEntry, RosterSnapshot, RosterSource
+from epd_gateway.session import TrafficTotals
 from epd_gateway.settings import Settings
-from epd_gateway.workers import Credentials, TrafficTotals, Worker, WorkerState, plain
+from epd_gateway.workers import Credentials, Worker, WorkerState, plain
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,18 @@ class Roster:
     ) -> Choice | None:
         """Return the pod for a request that cannot be split; None if no pod is healthy."""
         return placement.place_whole(
+            self.views,
+            self._costs,
+            turn=turn,
+            avoid=avoid,
+            compatibility_hash=compatibility_hash,
+        )
+
+    def place_decode(
+        self, turn: int, avoid: Collection[str] = _NOBODY, compatibility_hash: str = ""
+    ) -> Choice | None:
+        """Return the pod that should decode what is prefilled; None if no pod is healthy."""
+        return placement.place_decode(
             self.views,
             self._costs,
             turn=turn,

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -30,6 +31,23 @@ from epd_gateway.http_messages import log_defect
 
 _MAX_FRAME_BYTES: Final = 32 << 20
 _TOKEN_ID_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficTotals:
+    """Frames, token events, and their bytes, received from workers."""
+
+    frames: int = 0
+    events: int = 0
+    event_bytes: int = 0
+
+    def plus(self, other: "TrafficTotals") -> "TrafficTotals":
+        """Return the sums."""
+        return TrafficTotals(
+            self.frames + other.frames,
+            self.events + other.events,
+            self.event_bytes + other.event_bytes,
+        )
 
 
 class Session:
@@ -85,6 +103,11 @@ class Session:
     def calls(self) -> Iterable[Call]:
         """The calls in flight."""
         return self._calls.values()
+
+    @property
+    def traffic(self) -> TrafficTotals:
+        """What has come so far."""
+        return TrafficTotals(self.frames_total, self.events_total, self.event_bytes_total)
 
     @property
     def in_flight(self) -> int:

@@ -10,8 +10,8 @@ requests go on elsewhere.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum, unique
 from time import monotonic
 from typing import Any, Final, TypeAlias
@@ -21,11 +21,20 @@ import grpc.aio
 
 from epd.policy.pods import PodView
 from epd.vocabulary import Role, Stage
-from epd.wire.messages import Description, Encode, Generate, Load, Outcome
+from epd.wire.messages import (
+    Description,
+    EcHandle,
+    Encode,
+    Generate,
+    KvHandle,
+    Load,
+    Outcome,
+)
 from epd.wire.service import CHANNEL_OPTIONS, WorkerClient
 from epd_gateway.calls import Call, CallFailed, Reason, Take, drop_event
 from epd_gateway.pod_load import LoadBook
-from epd_gateway.session import Session
+from epd_gateway.releases import OwedReleases
+from epd_gateway.session import Session, TrafficTotals
 from epd_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,23 +59,6 @@ class WorkerState(StrEnum):
     READY = "ready"
     SILENT = "silent"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficTotals:
-    """Frames, token events, and their bytes, received from a worker over all its sessions."""
-
-    frames: int = 0
-    events: int = 0
-    event_bytes: int = 0
-
-    def plus(self, other: "TrafficTotals") -> "TrafficTotals":
-        """Return the sums."""
-        return TrafficTotals(
-            self.frames + other.frames,
-            self.events + other.events,
-            self.event_bytes + other.event_bytes,
-        )
 
 
 class Worker:
@@ -111,6 +103,7 @@ class Worker:
         self.description: Description | None = None
         self.takes_new_work = True
         self._past = TrafficTotals()
+        self._owed = OwedReleases()
         self._settings = settings
         self._credentials = credentials
         self._on_change = on_change
@@ -133,9 +126,9 @@ class Worker:
         return self._session.in_flight if self._session else 0
 
     @property
-    def traffic(self) -> "TrafficTotals":
+    def traffic(self) -> TrafficTotals:
         """What has come from this worker so far."""
-        return self._past.plus(_traffic_of(self._session)) if self._session else self._past
+        return self._past.plus(self._session.traffic) if self._session else self._past
 
     def to_json(self) -> dict[str, Any]:
         """Return what an operator wants to see."""
@@ -216,15 +209,21 @@ class Worker:
         if self._session is not None:
             self._session.cancel(call)
 
-    def release(self, kv: Iterable[str] = (), ec: Iterable[str] = ()) -> None:
-        """Tell the worker that nobody will take these handles."""
+    def release(self, handle: KvHandle | EcHandle) -> None:
+        """Tell the worker that nobody will take what it keeps; later if it cannot be told now."""
+        self._owed.add(handle, monotonic())
         if self._session is not None:
-            self._session.release(kv, ec)
+            if isinstance(handle, KvHandle):
+                self._session.release(kv=(handle.identifier,))
+            else:
+                self._session.release(ec=(handle.identifier,))
 
     def sweep(self, now_s: float) -> None:
         """Fail calls that are out of time, and look whether trust has returned."""
-        if self._session is not None and self._session.expire(now_s):
-            self.doubt()
+        if self._session is not None:
+            self._owed.settle(self._last_heard_s())
+            if self._session.expire(now_s):
+                self.doubt()
         # Time alone restores no trust: the worker must have been heard since, too.
         if self.view.suspect and now_s >= self._suspect_since_s + self._suspect_s:
             self.view.suspect = self._last_heard_s() <= self._suspect_since_s
@@ -282,6 +281,7 @@ class Worker:
         before, self.description = self.description, description
         if before is None or before.incarnation != description.incarnation:
             self.book.forget_reports()
+            self._owed.clear()
         self.view.compatibility_hash = description.compatibility_hash
         if before != description:
             self._on_change()
@@ -297,6 +297,8 @@ class Worker:
         )
         self._session = session
         self._heard_s = monotonic()
+        if self._owed:
+            session.release(*self._owed.send_again(self._heard_s))
         self._become(WorkerState.READY)
         reason = Reason.DISCONNECTED
         parts = [
@@ -313,7 +315,7 @@ class Worker:
                     part.result()
         finally:
             self._session = None
-            self._past = self._past.plus(_traffic_of(session))
+            self._past = self._past.plus(session.traffic)
             self._update_health()
             for part in parts:
                 part.cancel()
@@ -380,7 +382,3 @@ _LOSSES: Final = {
     Reason.DISCONNECTED: "closed the connection",
     Reason.UNRESPONSIVE: "does not answer any more",
 }
-
-
-def _traffic_of(session: Session) -> TrafficTotals:
-    return TrafficTotals(session.frames_total, session.events_total, session.event_bytes_total)

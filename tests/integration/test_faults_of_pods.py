@@ -53,7 +53,7 @@ async def test_a_pod_that_fails_around_its_handoff_loses_no_chat(
     moment: Moment,
     fault: signal.Signals,
 ) -> None:
-    async with fault_cluster(tmp_path, moment, short_leases=victim) as cluster:
+    async with fault_cluster(tmp_path, moment) as cluster:
         chats = two_chats()
         running = cluster.begin(chats)
         await cluster.until_reached(moment, chats)

@@ -40,6 +40,7 @@ ENCODE = "encode"
 HANG = "hang"
 DIE = "die"
 DEFAULT_TOKENS = 5
+LEASE_MS = 600_000
 
 
 @dataclass
@@ -71,6 +72,8 @@ class FakeWorker:
     cancels: list[int] = field(default_factory=list)
     kv: set[str] = field(default_factory=set)
     ec: list[str] = field(default_factory=list)
+    deaf: bool = False
+    """Releases that come are lost."""
     incarnation: int = 0
     address: str = ""
     peers: "dict[str, FakeWorker]" = field(default_factory=dict)
@@ -86,16 +89,24 @@ class FakeWorker:
 
     async def start(self) -> None:
         self.incarnation += 1
+        await self.listen()
+
+    async def listen(self) -> None:
+        """Be reachable (again); the process is the one that it was."""
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         add_worker_service(self._server, self)
         port = self._server.add_insecure_port(self.address or "127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
 
-    async def die(self) -> None:
+    async def cut_off(self) -> None:
+        """End every connection and take none, and keep what is kept."""
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(None)
+
+    async def die(self) -> None:
+        await self.cut_off()
         self.kv.clear()
         self.ec.clear()
 
@@ -160,13 +171,17 @@ class FakeWorker:
                 for stream in frame.cancels:
                     self.cancels.append(stream)
                     tasks[stream].cancel()
-                self.kv.difference_update(frame.release_kv)
-                for identifier in frame.release_ec:
-                    if identifier in self.ec:
-                        self.ec.remove(identifier)
+                if not self.deaf:
+                    self._release(frame)
         finally:
             for task in tasks.values():
                 task.cancel()
+
+    def _release(self, frame: GatewayFrame) -> None:
+        self.kv.difference_update(frame.release_kv)
+        for identifier in frame.release_ec:
+            if identifier in self.ec:
+                self.ec.remove(identifier)
 
     # --- its work ---
 
@@ -223,7 +238,7 @@ class FakeWorker:
         self.ec.append(identifier)
         metadata = b'{"grid":1}' if self.pixels_once else b""
         return EcHandle(
-            self.name, self.compatibility_hash, identifier, metadata, b"{}", 10, 1, 1000
+            self.name, self.compatibility_hash, identifier, metadata, b"{}", 10, 1, LEASE_MS
         )
 
     def _outcome(self, submit: Submit, answer: "_Answer") -> Outcome:
@@ -231,7 +246,7 @@ class FakeWorker:
             return Outcome(submit.stream, Completed(7, answer.total), 2000)
         identifier = f"{submit.request_id}/{submit.stream}"
         self.kv.add(identifier)
-        kv = KvHandle(self.name, self.compatibility_hash, identifier, b"{}", 10, 7, 1000)
+        kv = KvHandle(self.name, self.compatibility_hash, identifier, b"{}", 10, 7, LEASE_MS)
         return Outcome(submit.stream, Prefilled(kv, b"rendered"), 2000)
 
     async def _fail(self, submit: Submit, fault: Fault, write: Any) -> None:

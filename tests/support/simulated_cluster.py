@@ -18,6 +18,7 @@ import openai
 from epd.vocabulary import Role
 
 MODEL = "simulated"
+UNTIL_S = 120
 _LISTENS = re.compile(r"listens on \S+:(\d+)|listening on \S+:(\d+)(?:, admin on \S+:(\d+))?")
 
 
@@ -199,12 +200,13 @@ class SimulatedCluster:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait for a condition; the test's own timeout bounds it."""
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        await asyncio.sleep(0.01)
+    """Wait for a condition, and fail long before the test's own limit, which may not end a wait."""
+    async with asyncio.timeout(UNTIL_S):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.01)
 
 
 def _is_idle(load: dict[str, Any]) -> bool:

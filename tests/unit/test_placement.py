@@ -2,7 +2,13 @@
 
 import pytest
 
-from epd.policy.placement import home_of, place_encode, place_generation, place_whole
+from epd.policy.placement import (
+    home_of,
+    place_decode,
+    place_encode,
+    place_generation,
+    place_whole,
+)
 from epd.policy.pods import Costs, PodView, StageView, wait_ms
 from epd.vocabulary import Role, Stage
 
@@ -163,6 +169,7 @@ def test_unhealthy_pods_are_never_taken():
         view.healthy = False
     assert place_generation(pods, COSTS) is None
     assert place_whole(pods, COSTS) is None
+    assert place_decode(pods, COSTS) is None
     assert place_encode(pods, 1, COSTS) is None
 
 
@@ -229,6 +236,20 @@ def test_a_whole_request_prefers_a_pod_offered_both_stages():
 def test_a_whole_request_goes_to_a_decode_pod_otherwise():
     choice = place_whole([pod("e", E), pod("p", P), pod("d", D)], COSTS)
     assert (choice.pod.name, choice.overflow) == ("d", False)
+
+
+def test_a_decode_alone_goes_to_the_least_busy_pod_that_is_offered_it():
+    pods = [pod("e", E), pod("d1", D, decode=3), pod("pd", PD, decode=2), pod("d3", D, decode=4)]
+    choice = place_decode(pods, COSTS)
+    assert (choice.pod.name, choice.wait_ms, choice.overflow) == ("pd", 20, False)
+    assert place_decode(pods, COSTS, avoid=["pd"]).pod.name == "d1"
+
+
+def test_a_decode_alone_fits_its_kv_cache_and_overflows_only_where_nobody_is_offered_it():
+    pods = [pod("e", E), pod("d", D, group="other")]
+    choice = place_decode(pods, COSTS, compatibility_hash="h")
+    assert (choice.pod.name, choice.overflow) == ("e", True)
+    assert place_decode(pods, COSTS, compatibility_hash="other").pod.name == "d"
 
 
 def test_a_suspect_pod_for_both_stages_gives_way_to_a_decode_pod():

@@ -188,6 +188,30 @@ def place_whole(
     return None if best is None else Choice(best, best_ms, overflow)
 
 
+def place_decode(
+    pods: Iterable[PodView],
+    costs: Costs,
+    *,
+    turn: int = 0,
+    avoid: Collection[str] = _NOBODY,
+    compatibility_hash: str = "",
+) -> Choice | None:
+    """Return the pod that should decode what is prefilled already; None if no pod is healthy.
+
+    Args:
+        pods: All pods.
+        costs: The constants.
+        turn: A counter that breaks ties.
+        avoid: Names of pods that shall not, if there are others.
+        compatibility_hash: The KV cache's hash; empty: any.
+    """
+    drawn, overflow, _ = _draw(_of_hash(pods, compatibility_hash), _DECODE, avoid)
+    if not drawn:
+        return None
+    best, best_ms = _least(_in_turn(drawn, turn, costs), costs)
+    return Choice(best, best_ms, overflow)
+
+
 @dataclass(frozen=True, slots=True)
 class _EncodeApart:
     """Encoding the images of a request on other pods than the one that prefills.

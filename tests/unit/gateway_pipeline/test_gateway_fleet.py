@@ -1,4 +1,4 @@
-"""Pods that come, go, flip, freeze and return while requests are in flight."""
+"""Pods that come, go, freeze and return while requests are in flight."""
 
 import asyncio
 
@@ -11,40 +11,6 @@ from epd.wire.messages import Encode, FailureKind, Load, Phase, StageLoad
 
 E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
 PD, EPD = Role.PREFILL_DECODE, Role.ENCODE_PREFILL_DECODE
-
-
-# --- flips ----------------------------------------------------------------------------------------
-
-
-async def test_a_flip_is_followed_by_the_next_request(make_cluster):
-    cluster = await make_cluster(a=P, b=D)
-    await cluster.stream()
-    await cluster.flip("a", D)
-    await cluster.flip("b", P)
-    await cluster.stream()
-    assert cluster.workers["a"].phases == ["prefill", "decode"]
-    assert cluster.workers["b"].phases == ["decode", "prefill"]
-
-
-async def test_a_flip_touches_nothing_in_flight(make_cluster):
-    cluster = await make_cluster(a=P, b=D)
-    cluster.workers["b"].gate.clear()
-    streaming = asyncio.ensure_future(cluster.stream())
-    await until(lambda: cluster.workers["b"].submits)
-    await cluster.flip("b", E)
-    await cluster.flip("a", D)
-    cluster.workers["b"].gate.set()
-    seen = await streaming
-    assert (seen.text, seen.done) == (text_of(5), True)
-    assert cluster.workers["b"].cancels == []
-
-
-async def test_the_applied_version_can_be_seen(make_cluster):
-    cluster = await make_cluster(a=EPD)
-    await cluster.flip("a", PD)
-    ready = (await cluster.client.get("/ready")).json()
-    assert ready["roster_version"] == cluster.gateway.roster.version == 2
-    assert (await cluster.admin.get("/ready")).json() == ready
 
 
 # --- pods that come and go ------------------------------------------------------------------------
@@ -137,6 +103,68 @@ async def test_a_pod_that_says_it_is_not_ready_any_more_is_left_alone(make_clust
     for _ in range(3):
         await cluster.stream()
     assert cluster.workers["a"].phases == []
+
+
+# --- releases to a pod that cannot be reached -----------------------------------------------------
+
+
+async def release_in_vain(cluster, picture, lose_it):
+    """Have an embedding of pod e released when that pod does not hear it; return its name."""
+    cluster.workers["p"].gate.clear()
+    streaming = asyncio.ensure_future(cluster.stream(images=[picture]))
+    await until(lambda: cluster.workers["p"].works(Phase.PREFILL))
+    await lose_it()
+    cluster.workers["p"].gate.set()
+    assert (await streaming).text == text_of(5)
+    (identifier,) = cluster.workers["e"].ec
+    return identifier
+
+
+async def test_what_is_released_while_a_pod_is_cut_off_is_released_when_it_is_back(
+    make_cluster, picture
+):
+    cluster = await make_cluster(e=E, p=P, d=D)
+    encoder = cluster.workers["e"]
+
+    async def lose_it():
+        await encoder.cut_off()
+        await until(lambda: not cluster.view("e").healthy)
+
+    await release_in_vain(cluster, picture(1), lose_it)
+    await encoder.listen()
+    assert await cluster.settled()
+
+
+async def test_what_is_released_to_a_pod_that_has_frozen_is_released_when_it_is_back(
+    make_cluster, picture
+):
+    cluster = await make_cluster(e=E, p=P, d=D)
+    encoder = cluster.workers["e"]
+
+    async def lose_it():
+        encoder.deaf, encoder.answers = True, False
+
+    await release_in_vain(cluster, picture(1), lose_it)
+    await until(lambda: not cluster.view("e").healthy)
+    await encoder.cut_off()
+    encoder.deaf, encoder.answers = False, True
+    await encoder.listen()
+    assert await cluster.settled()
+
+
+async def test_a_process_is_not_told_to_release_what_another_one_kept(make_cluster, picture):
+    cluster = await make_cluster(e=E, p=P, d=D)
+    encoder = cluster.workers["e"]
+
+    async def lose_it():
+        await encoder.cut_off()
+        await until(lambda: not cluster.view("e").healthy)
+
+    identifier = await release_in_vain(cluster, picture(1), lose_it)
+    await cluster.restart("e")
+    encoder.ec.append(identifier)  # the same picture, asked for by another gateway
+    assert (await cluster.stream(images=[picture(2)])).text == text_of(5)
+    await until(lambda: encoder.ec == [identifier])
 
 
 # --- pods that freeze -----------------------------------------------------------------------------
