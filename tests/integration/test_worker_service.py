@@ -226,15 +226,20 @@ async def test_a_watch_shows_what_only_the_engine_knows(served: Served) -> None:
     assert (load.kv_used_permille, load.kv_received_bytes_total) == (500, 4096)
 
 
-async def test_a_watch_sees_a_lease_end_though_nothing_else_happens(served: Served) -> None:
+@pytest.mark.parametrize(
+    "kept", ["kv_leases", "ec_leases", "kv_used_permille", "ec_used_permille", "running_tokens"]
+)
+async def test_a_watch_sees_what_is_kept_go_though_nothing_else_happens(
+    served: Served, kept: str
+) -> None:
     served.service.open()
-    served.engine.present_load = EngineLoad(kv_leases=1)
+    served.engine.present_load = EngineLoad(**{kept: 1})
     watch = served.client.watch_load(10)
-    assert (await watch.read()).kv_leases == 1
+    assert getattr(await watch.read(), kept) == 1
     while served.engine.load_calls < 3:  # noqa: ASYNC110 - the engine is a plain object
         await asyncio.sleep(0.001)
     served.engine.present_load = EngineLoad()
-    assert (await watch.read()).kv_leases == 0
+    assert getattr(await watch.read(), kept) == 0
     watch.cancel()
 
 

@@ -37,8 +37,8 @@ from epd_worker.engine import (
     vllm_refusal,
 )
 from epd_worker.engine.settings import EngineSettings
+from epd_worker.engine.vllm_load import LoadWatch
 
-LOAD_REFRESH_S = 0.2
 DEATH_POLL_S = 0.5
 
 
@@ -49,9 +49,8 @@ class VllmEngine:
         """Remember the settings; nothing of vLLM is imported before `start`."""
         self._settings = settings
         self._runtime: Any = None
-        self._load = EngineLoad()
-        self._load_task: asyncio.Task[None] | None = None
         self._active = 0
+        self._load = LoadWatch(self._sample_load, lambda: self._active > 0)
         self._sequence = 0
 
     async def start(self) -> None:
@@ -67,8 +66,8 @@ class VllmEngine:
         return description
 
     def load(self) -> EngineLoad:
-        """Return the last known load; refreshed while there is work or an open lease."""
-        return self._load
+        """Return the last known load; refreshed while there is work or anything is kept."""
+        return self._load.latest
 
     async def encode(self, request_id: str, work: Encode, clock: StageClock) -> EcHandle:
         """Compute one embedding; the language model does not run."""
@@ -126,7 +125,7 @@ class VllmEngine:
         """Free handles that nobody will take."""
         core = self._runtime.engine.engine_core
         await core.call_utility_async("epd_release", list(kv_identifiers), list(ec_identifiers))
-        self._watch_load()
+        self._load.wake()
 
     async def watch(self) -> str:
         """Return when the engine core has died."""
@@ -136,8 +135,7 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop the engine core and forget it."""
-        if self._load_task is not None:
-            self._load_task.cancel()
+        self._load.close()
         runtime, self._runtime = self._runtime, None
         if runtime is not None:
             await asyncio.to_thread(runtime.shutdown)
@@ -281,25 +279,18 @@ class VllmEngine:
         error = response.error
         return vllm_refusal.of_response(int(error.code), error.message, error.param, fields)
 
-    def _watch_load(self) -> None:
-        if self._load_task is None or self._load_task.done():
-            self._load_task = asyncio.get_running_loop().create_task(self._refresh_load())
-
-    async def _refresh_load(self) -> None:
-        """Ask the engine core while anything is going on; an idle core is left asleep."""
+    async def _sample_load(self) -> EngineLoad | None:
+        """Ask the engine core; None once it is gone."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        while self._runtime is not None:
-            core = self._runtime.engine.engine_core
-            try:
-                load = await core.call_utility_async("epd_load")
-            except EngineDeadError:
-                return  # `watch` tells
-            received = self._runtime.received_kv.bytes_total
-            self._load = EngineLoad(**load, kv_received_bytes_total=received)
-            if not (self._active or self._load.kv_leases or self._load.ec_leases):
-                return
-            await asyncio.sleep(LOAD_REFRESH_S)
+        if self._runtime is None:
+            return None
+        try:
+            load = await self._runtime.engine.engine_core.call_utility_async("epd_load")
+        except EngineDeadError:
+            return None  # `watch` tells
+        received = self._runtime.received_kv.bytes_total
+        return EngineLoad(**load, kv_received_bytes_total=received)
 
 
 class _Busy:
@@ -315,7 +306,7 @@ class _Busy:
 
         self._token = vllm_call.CURRENT.set(self._call)
         self._engine._active += 1
-        self._engine._watch_load()
+        self._engine._load.wake()
 
     def __exit__(self, *_: object) -> None:
         from epd_worker.engine import vllm_call
