@@ -150,15 +150,17 @@ class PortName(StrEnum):
     WORKER_METRICS = "metrics"
     WORKER_KV = "kv"
     WORKER_EC = "ec"
+    WORKER_PROBES = "probes"
 
 
 DEFAULT_PORTS: Final[Mapping[PortName, int]] = MappingProxyType(
     {
         PortName.GATEWAY_HTTP: 8000,  # OpenAI routes, /health, /ready, /metrics
         PortName.WORKER_GRPC: 7000,  # worker service and grpc health
-        PortName.WORKER_METRICS: 7001,  # /metrics, /health, /ready over HTTP
+        PortName.WORKER_METRICS: 7001,  # /metrics over HTTP
         PortName.WORKER_KV: 7002,  # NIXL handshake for KV handoffs
         PortName.WORKER_EC: 7003,  # NIXL handshake for EC handoffs
+        PortName.WORKER_PROBES: 7004,  # /health, /ready, /load over HTTP
     }
 )
 

@@ -48,7 +48,7 @@ def _worker_network(wanted: Wanted) -> Manifest:
             "ingress": [
                 {"from": [workers]},
                 {"from": [gateways], "ports": [_port(PortName.WORKER_GRPC)]},
-                {"ports": [_port(PortName.WORKER_METRICS)]},
+                {"ports": [_port(PortName.WORKER_METRICS), _port(PortName.WORKER_PROBES)]},
             ],
         },
     }

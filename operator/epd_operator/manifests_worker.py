@@ -42,6 +42,7 @@ _PORTS: Final = (
     PortName.WORKER_METRICS,
     PortName.WORKER_KV,
     PortName.WORKER_EC,
+    PortName.WORKER_PROBES,
 )
 
 
@@ -145,7 +146,7 @@ def _container(wanted: Wanted, model: ModelFiles) -> Manifest:
 
 def _probe(path: str, *, period_s: int, failures: int) -> Manifest:
     return {
-        "httpGet": {"path": path, "port": PortName.WORKER_METRICS.value},
+        "httpGet": {"path": path, "port": PortName.WORKER_PROBES.value},
         "periodSeconds": period_s,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
@@ -155,7 +156,8 @@ def _probe(path: str, *, period_s: int, failures: int) -> Manifest:
 def _arguments(wanted: Wanted, model: str) -> list[str]:
     spec = wanted.spec
     arguments = ["--name=$(POD_NAME)", f"--listen={_EVERYWHERE}:{_port(PortName.WORKER_GRPC)}"]
-    arguments += [f"--health-listen={_EVERYWHERE}:{_port(PortName.WORKER_METRICS)}"]
+    arguments += [f"--metrics-listen={_EVERYWHERE}:{_port(PortName.WORKER_METRICS)}"]
+    arguments += [f"--health-listen={_EVERYWHERE}:{_port(PortName.WORKER_PROBES)}"]
     arguments += ["--side-channel-host=$(POD_IP)"]
     arguments += [f"--kv-side-channel-port={_port(PortName.WORKER_KV)}"]
     arguments += [f"--ec-side-channel-port={_port(PortName.WORKER_EC)}"]

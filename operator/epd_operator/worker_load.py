@@ -19,7 +19,7 @@ class HttpWorkers:
     async def in_flight(self, address: str) -> int | None:
         """Return how much work has begun and not ended; None if the pod does not say."""
         host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{DEFAULT_PORTS[PortName.WORKER_METRICS]}/load"
+        url = f"http://{host}:{DEFAULT_PORTS[PortName.WORKER_PROBES]}/load"
         try:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
             async with self._session.get(url, timeout=timeout) as response:

@@ -15,6 +15,7 @@ from epd_worker.engine import Engine, EngineDescription, EngineError
 from epd_worker.engine.settings import EngineSettings, SettingsError
 from epd_worker.health import Health
 from epd_worker.metrics import serve_metrics
+from epd_worker.probes import Probes
 from epd_worker.process import StopSignals, exit_with_parent
 from epd_worker.service import WorkerService
 from epd_worker.settings import WorkerSettings, parse_arguments
@@ -63,7 +64,11 @@ async def run(settings: WorkerSettings) -> None:
     await server.start()
     metrics = serve_metrics(settings.metrics_listen, settings.name, service.load)
     log.info("%s listens on %s:%d", settings.name, settings.listen.rpartition(":")[0], port)
+    probes = Probes(lambda: service.is_open, lambda: service.in_flight)
     try:
+        if settings.health_listen:
+            await probes.start(settings.health_listen)
+            log.info("%s answers probes at port %d", settings.name, probes.port)
         if await _start(engine, signals):
             service.open()
             await health.set_serving(True)
@@ -78,6 +83,7 @@ async def run(settings: WorkerSettings) -> None:
         await server.stop(_CALLS_END_S)
         await engine.close()
         metrics.close()
+        probes.close()
 
 
 def _make_engine(engine_type: str, settings: EngineSettings) -> Engine:

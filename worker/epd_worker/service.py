@@ -47,6 +47,11 @@ class WorkerService:
         self._refusal = _SHUTTING_DOWN
 
     @property
+    def is_open(self) -> bool:
+        """New work is taken."""
+        return self._refusal is None
+
+    @property
     def in_flight(self) -> int:
         """How many pieces of work have begun and not ended."""
         return self._board.in_flight

@@ -22,6 +22,8 @@ class WorkerSettings:
     listen: str
     metrics_listen: str
     """HOST:PORT of `/metrics`; empty: nowhere."""
+    health_listen: str
+    """HOST:PORT where probes are answered; empty: nowhere."""
     engine_type: str
     engine: EngineSettings
     tls: TlsFiles | None
@@ -38,6 +40,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
     for flag, listen in (
         ("--listen", options.listen),
         ("--metrics-listen", options.metrics_listen),
+        ("--health-listen", options.health_listen),
     ):
         host, _, port = listen.rpartition(":")
         if listen and not (host and port.isdigit() and int(port) <= 65535):
@@ -72,6 +75,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
         name=options.name,
         listen=options.listen,
         metrics_listen=options.metrics_listen,
+        health_listen=options.health_listen,
         engine_type=options.engine,
         engine=engine,
         tls=TlsFiles(*tls_files) if all(tls_files) else None,
@@ -119,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default=socket.gethostname(), help="the pod's name (default: the host's)")
     add("--listen", default=default_listen, metavar="HOST:PORT", help="default: %(default)s")
     add("--metrics-listen", default="", metavar="HOST:PORT", help="Prometheus metrics over HTTP")
+    add(
+        "--health-listen",
+        default="",
+        metavar="HOST:PORT",
+        help="answer /health, /ready and /load there, over plain HTTP",
+    )
     add("--engine", choices=ENGINES, default="vllm")
     add("--model", help="a folder or a hub name")
     add("--served-name", help="what clients call the model (default: --model)")
