@@ -1,0 +1,186 @@
+"""What the loop reads, one query per signal, and what it makes of the answers.
+
+A `Query` is PromQL for Prometheus, and means the same to `scrape.py`, which answers it from the
+programs' own `/metrics` where there is no Prometheus. Both name metrics by `epd.telemetry` only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from types import MappingProxyType
+from typing import Final
+
+from epd import telemetry
+from epd.telemetry import Metric, MetricType
+from epd.vocabulary import Stage
+
+Labels = tuple[str, ...]
+Samples = Mapping[str, Mapping[Labels, float]]
+"""By signal, then by the values of the labels that its query keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The sum of a gauge, or of a counter's rate, by some labels.
+
+    Attributes:
+        metric: The metric.
+        by: The labels to keep.
+        where: Label values to take, the others of that label left out.
+        suffix: `_bucket` for a histogram's buckets.
+    """
+
+    metric: Metric
+    by: Labels = ()
+    where: Mapping[str, str] = field(default_factory=dict)
+    suffix: str = ""
+
+    @property
+    def series(self) -> str:
+        """Name of the series in an exposition."""
+        return self.metric.name + self.suffix
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is a rate over the window, not a present value."""
+        return self.metric.type is not MetricType.GAUGE
+
+    def promql(self, matchers: Mapping[str, str], window_s: float) -> str:
+        """Return the PromQL of it.
+
+        Args:
+            matchers: Label values that tell this cluster's series from others'.
+            window_s: What rates are averaged over.
+        """
+        selector = ",".join(f'{k}="{_quoted(v)}"' for k, v in {**matchers, **self.where}.items())
+        inner = f"{self.series}{{{selector}}}"
+        if self.is_rate:
+            inner = f"rate({inner}[{round(window_s * 1e3)}ms])"
+        return f"sum by ({', '.join(self.by)}) ({inner})" if self.by else f"sum({inner})"
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
+    {
+        "started": Query(telemetry.WORKER_STARTED, by=("worker", "stage")),
+        "finished": Query(telemetry.WORKER_FINISHED, by=("worker", "stage")),
+        "service": Query(telemetry.WORKER_SERVICE, by=("worker", "stage")),
+        "waiting": Query(telemetry.WORKER_WAITING, by=("worker", "stage")),
+        "running": Query(telemetry.WORKER_RUNNING, by=("worker", "stage")),
+        "completed": Query(telemetry.REQUESTS, where={"status": "2xx"}),
+        "images": Query(telemetry.IMAGES),
+        "image_tokens": Query(telemetry.IMAGE_TOKENS),
+        "prompt_tokens": Query(telemetry.PROMPT_TOKENS),
+        "output_tokens": Query(telemetry.OUTPUT_TOKENS),
+        "tpot": Query(telemetry.TPOT, by=("le",), suffix="_bucket"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the signals say of the last `window_s` seconds. Rates are per second.
+
+    Attributes:
+        window_s: What the rates are averaged over.
+        age_s: Age of the youngest sample of the gateways, or of the oldest worker that reports.
+        workers: The workers that report.
+        started: Work that came to the workers, by stage.
+        finished: Work that ended there with its result, by stage.
+        service_s: Seconds that finished work took from begin to end, by stage.
+        waiting: Work that no engine has begun, by worker and stage.
+        running: Work that an engine is at, by worker and stage.
+        completed: Requests answered.
+        images: Images accepted.
+        image_tokens: Tokens of images that were encoded apart.
+        prompt_tokens: Of answered requests.
+        output_tokens: Of answered requests.
+        tpot_ms: By its cumulative buckets, limit in milliseconds to rate.
+    """
+
+    window_s: float
+    age_s: float
+    workers: frozenset[str]
+    started: Mapping[Stage, float]
+    finished: Mapping[Stage, float]
+    service_s: Mapping[Stage, float]
+    waiting: Mapping[tuple[str, Stage], float]
+    running: Mapping[tuple[str, Stage], float]
+    completed: float
+    images: float
+    image_tokens: float
+    prompt_tokens: float
+    output_tokens: float
+    tpot_ms: Sequence[tuple[float, float]]
+
+
+def traffic_of(
+    samples: Samples, *, window_s: float, age_s: float, workers: frozenset[str]
+) -> Traffic:
+    """Put the answers to `SIGNALS` together.
+
+    Args:
+        samples: The answers; a signal without series is 0.
+        window_s: What rates were averaged over.
+        age_s: Age of the measurement.
+        workers: The workers that report.
+    """
+    by_stage = {name: _by_stage(samples.get(name, {})) for name in ("started", "finished")}
+    total = {
+        name: sum(samples.get(name, {}).values())
+        for name in ("completed", "images", "image_tokens", "prompt_tokens", "output_tokens")
+    }
+    buckets = {
+        float(limit) * 1e3: rate for (limit,), rate in samples.get("tpot", {}).items() if limit
+    }
+    return Traffic(
+        window_s=window_s,
+        age_s=age_s,
+        workers=workers,
+        started=by_stage["started"],
+        finished=by_stage["finished"],
+        service_s=_by_stage(samples.get("service", {})),
+        waiting=_by_worker(samples.get("waiting", {})),
+        running=_by_worker(samples.get("running", {})),
+        completed=total["completed"],
+        images=total["images"],
+        image_tokens=total["image_tokens"],
+        prompt_tokens=total["prompt_tokens"],
+        output_tokens=total["output_tokens"],
+        tpot_ms=sorted(buckets.items()),
+    )
+
+
+def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
+    """Return the value below which `share` of the observations lie, as `histogram_quantile` does.
+
+    Args:
+        buckets: Upper limits, rising, the last infinite, with the rate at or below each.
+        share: 0 to 1.
+    """
+    if not buckets or not buckets[-1][1] > 0:
+        return None
+    wanted = share * buckets[-1][1]
+    below = under = 0.0
+    for limit, rate in buckets:
+        if rate >= wanted:
+            if not isfinite(limit):
+                return below
+            inside = rate - under
+            return below + (limit - below) * ((wanted - under) / inside if inside else 1.0)
+        below, under = limit, rate
+    return below
+
+
+def _by_stage(samples: Mapping[Labels, float]) -> dict[Stage, float]:
+    sums = dict.fromkeys(Stage, 0.0)
+    for (_, stage), value in samples.items():
+        sums[Stage(stage)] += value
+    return sums
+
+
+def _by_worker(samples: Mapping[Labels, float]) -> dict[tuple[str, Stage], float]:
+    return {(worker, Stage(stage)): value for (worker, stage), value in samples.items()}
