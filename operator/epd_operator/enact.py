@@ -87,7 +87,8 @@ async def enact(
         else:
             result.writes += 1
             if action.note is not None:
-                identity = str(done["metadata"].get("uid", "")) if done else ""
+                identity = str(done["metadata"]["uid"]) if done else ""
+                identity = action.uid if isinstance(action, Delete) else identity
                 await tell(cluster, owner, action.note, clock(), identity)
     return result
 

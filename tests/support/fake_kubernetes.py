@@ -5,9 +5,9 @@ versions, preconditions, label selection, merge patches, server-side apply, fina
 garbage collection of what an object owned. `kubelet` plays the nodes, `deployments` the controller.
 """
 
-import copy
 import itertools
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,17 +59,17 @@ class FakeKubernetes:
 
     async def get(self, ref: Ref) -> Manifest | None:
         with self._call("get", ref.kind):
-            return copy.deepcopy(self.objects.get(ref))
+            return _copy(self.objects.get(ref))
 
     async def list(
         self, kind: Kind, namespace: str, labels: Mapping[str, str]
     ) -> Sequence[Manifest]:
         with self._call("list", kind):
             return [
-                copy.deepcopy(manifest)
+                _copy(manifest)
                 for ref, manifest in sorted(self.objects.items(), key=lambda item: item[0].name)
                 if ref.kind is kind
-                and ref.namespace == namespace
+                and namespace in ("", ref.namespace)
                 and labels.items() <= labels_of(manifest).items()
             ]
 
@@ -78,7 +78,7 @@ class FakeKubernetes:
         with self._call("create", ref.kind):
             if ref in self.objects:
                 raise AlreadyExistsError(f"{ref} exists")
-            return self._store(ref, copy.deepcopy(manifest))
+            return self._store(ref, _copy(manifest))
 
     async def apply(self, manifest: Manifest) -> Manifest:
         ref = Ref.to(manifest)
@@ -89,13 +89,13 @@ class FakeKubernetes:
                 present is None or present["metadata"]["resourceVersion"] != wanted_version
             ):
                 raise ConflictError(f"{ref} has another version")
-            wanted = copy.deepcopy(manifest)
+            wanted = _copy(manifest)
             wanted["metadata"].pop("resourceVersion", None)
             dropped = _dropped(self.applied.get(ref, {}), wanted)
             self.applied[ref] = wanted
             merged = _merge(_merge(present or {}, dropped), wanted)
             if present is not None and _bare(merged) == _bare(present):
-                return copy.deepcopy(present)
+                return _copy(present)
             return self._store(ref, merged)
 
     async def patch(self, ref: Ref, body: Mapping[str, Any], *, subresource: str = "") -> Manifest:
@@ -109,7 +109,7 @@ class FakeKubernetes:
             taken = {"status": body["status"]} if subresource == "status" else body
             merged = _merge(present, taken)
             if merged == present:
-                return copy.deepcopy(present)
+                return _copy(present)
             stored = self._store(ref, merged)
             if stored["metadata"].get("deletionTimestamp") and not stored["metadata"].get(
                 "finalizers"
@@ -149,7 +149,17 @@ class FakeKubernetes:
 
     def put(self, manifest: Manifest) -> Manifest:
         """Store an object as a user would."""
-        return self._store(Ref.to(manifest), copy.deepcopy(manifest))
+        return self._store(Ref.to(manifest), _copy(manifest))
+
+    def saved(self) -> bytes:
+        """Return all that is stored, and the time."""
+        return pickle.dumps((self.objects, self.applied, self.clock.time))
+
+    def restore(self, saved: bytes) -> None:
+        """Store what `saved` returned, on this server or another."""
+        self.objects, self.applied, self.clock.time = pickle.loads(saved)
+        self._versions = itertools.count(10_000)
+        self._uids = itertools.count(10_000)
 
     def of(self, kind: Kind) -> Sequence[Manifest]:
         """Return the objects of a kind, by name."""
@@ -190,7 +200,7 @@ class FakeKubernetes:
         elif before.get("spec") != manifest.get("spec"):
             metadata["generation"] = before["metadata"]["generation"] + 1
         self.objects[ref] = manifest
-        return copy.deepcopy(manifest)
+        return _copy(manifest)
 
 
 class _Call:
@@ -204,6 +214,11 @@ class _Call:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
             self.server.after_call(self.verb, self.kind)
+
+
+def _copy(value: Any) -> Any:
+    """Return a deep copy; of plain data, this is the fastest way."""
+    return pickle.loads(pickle.dumps(value))
 
 
 def running(address: str = "10.0.0.9") -> Manifest:
@@ -225,8 +240,8 @@ def _bare(manifest: Manifest) -> str:
 
 def _merge(present: Any, body: Any) -> Any:
     if not isinstance(body, Mapping) or not isinstance(present, Mapping):
-        return copy.deepcopy(body)
-    result = copy.deepcopy(dict(present))
+        return _copy(body)
+    result = _copy(dict(present))
     for key, value in body.items():
         if value is None:
             result.pop(key, None)
