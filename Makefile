@@ -36,10 +36,12 @@ lint: env ## Check style, types, arrows between packages, sizes and generated fi
 	$(PY) hack/check_sizes.py
 	$(PY) hack/gen_stubs.py --check
 	$(PY) hack/gen_crds.py --check
+	$(PY) hack/gen_charts.py --check
 
 gen: env ## Generate the Python stubs of worker.proto, and crds/ from the models.
 	$(PY) hack/gen_stubs.py
 	$(PY) hack/gen_crds.py
+	$(PY) hack/gen_charts.py
 
 test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 
