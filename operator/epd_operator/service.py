@@ -89,6 +89,8 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
             keeping = asyncio.create_task(lease.keep())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({leading, keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if leading.done():  # while kopf runs, signals are its own: it was told to end
+                stop.set()
             term.set()
             keeping.cancel()
             stopping.cancel()
