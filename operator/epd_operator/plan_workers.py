@@ -62,6 +62,11 @@ class Fleet:
         return [pod for pod in self.pods if not pod.is_terminating and not pod.is_ended]
 
     @property
+    def terminating(self) -> list[WorkerPod]:
+        """The pods that are deleted and not yet gone."""
+        return [pod for pod in self.pods if pod.is_terminating]
+
+    @property
     def staying(self) -> list[WorkerPod]:
         """The pods that take new work, or will."""
         return [pod for pod in self.present if not pod.is_draining]
@@ -83,8 +88,10 @@ def plan_workers(wanted: Wanted, fleet: Fleet, now: datetime, steps: Steps) -> S
     outdated = [pod for pod in staying if pod.revision != revision]
     kept = _keep_drained(wanted, fleet, revision, len(staying), steps)
     missing = wanted.spec.replicas - len(fresh) - len(kept)
-    if outdated:
-        room = wanted.spec.replicas + wanted.max_surge - len(fleet.present)
+    if any(pod.revision != revision and not pod.is_ended for pod in fleet.pods):
+        # Without a surge there is no spare GPU: one that goes has its own until it is gone.
+        held = fleet.present if wanted.max_surge else [*fleet.present, *fleet.terminating]
+        room = wanted.spec.replicas + wanted.max_surge - len(held)
         missing = min(missing, room)
     has = Counter(pod.role for pod in [*fresh, *kept] if pod.role)
     _create(wanted, fleet, lacking(split, has)[: max(missing, 0)], steps)

@@ -56,11 +56,11 @@ async def begins(world: World) -> None:
 
 
 async def grows(world: World) -> None:
-    world.edit(replicas=5)
+    world.edit(replicas=4)
 
 
 async def shrinks(world: World) -> None:
-    world.edit(replicas=2)
+    world.edit(replicas=1)
 
 
 async def is_upgraded(world: World) -> None:
@@ -76,7 +76,7 @@ async def loses_a_pod(world: World) -> None:
 
 
 async def changes_its_method(world: World) -> None:
-    world.edit(method="EP-D")
+    world.edit(method="EPD")
 
 
 async def renews_its_certificates(world: World) -> None:
@@ -107,11 +107,11 @@ async def prepared(scenario: Scenario) -> World:
     """Return a world in which the scenario has just begun."""
     world = World()
     if scenario is begins:
-        world.server.put(manifest())
+        world.server.put(manifest(replicas=2))
     else:
         if not settled:
             first = World()
-            first.server.put(manifest())
+            first.server.put(manifest(replicas=2))
             await first.settle()
             settled.append(first.server.saved())
         world.server.restore(settled[0])
