@@ -21,6 +21,7 @@ class Call:
         images_left: Images not encoded yet.
         embeddings: Who holds an embedding of it: (pod, tokens), one for each.
         attempt: Grows when a pod fails under it; pieces of older attempts are void.
+        avoid: Names of pods where it found nobody.
         emitted: Tokens the client has.
         first_token_s: When the first came; None before.
         last_token_s: When the latest came.
@@ -35,6 +36,7 @@ class Call:
 
     __slots__ = (
         "attempt",
+        "avoid",
         "decode",
         "embeddings",
         "emitted",
@@ -63,6 +65,7 @@ class Call:
         self.images_left = len(request.shape.image_tokens)
         self.embeddings: list[tuple[Pod, int]] = []
         self.attempt = 0
+        self.avoid: set[str] = set()
         self.emitted = 0
         self.first_token_s: float | None = None
         self.last_token_s = 0.0

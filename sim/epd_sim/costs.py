@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+from epd.policy.curves import CostCurves
+from epd.policy.curves import Curve as PolicyCurve
+
 Curve = tuple[tuple[float, float], ...]
 
 _TABLE_SIZE: Final = 1025
@@ -104,6 +107,22 @@ class StageCosts:
         """Return the seconds one handoff takes on an idle link."""
         return self.handoff_ms / 1e3 + tokens * bytes_per_token / self.handoff_bytes_per_s
 
+    def curves(self) -> CostCurves:
+        """Return the same as the production policy knows it: its belief is the truth here."""
+        return CostCurves(
+            source=self.name,
+            image_ms=PolicyCurve(self.encode_image_ms),
+            prefill_ms=PolicyCurve(self.prefill_ms, self.prefill_quadratic_ms),
+            decode_ms=PolicyCurve(self.decode_ms),
+            encode_run_ms=self.encode_batch_ms,
+            decode_token_ms=self.decode_token_ms,
+            handoff_ms=self.handoff_ms,
+            handoff_bytes_per_ms=self.handoff_bytes_per_s / 1e3,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            ec_bytes_per_token=self.ec_bytes_per_token,
+            kv_tokens=self.kv_tokens,
+        )
+
     def _image(self, tokens: int) -> float:
         return at(self.encode_image_ms, tokens)
 
@@ -128,3 +147,23 @@ class StageCosts:
     @cached_property
     def _decode_table(self) -> list[float]:
         return [at(self.decode_ms, n) for n in range(_TABLE_SIZE)]
+
+
+H200_QWEN3_VL_8B: Final = StageCosts(
+    name="Qwen3-VL-8B, bf16, on H200",
+    # aiconfigurator-core 0.12.0 (vLLM 0.24 kernels), as the simulated engine has it in
+    # core/epd/api/default_curves.yaml: no CPU overhead, no preprocessing.
+    encode_batch_ms=1.4,
+    encode_floor_ms=0.0,
+    encode_image_ms=((196, 1.5), (1024, 11.8), (2040, 34.3)),
+    prefill_ms=((0, 4.0), (256, 7.7), (1024, 21.2), (4096, 90.2), (16384, 454.0)),
+    prefill_quadratic_ms=0.0,
+    decode_ms=((1, 5.1), (8, 5.1), (32, 5.5), (128, 6.7)),
+    decode_token_ms=0.000031,
+    kv_bytes_per_token=147_456,
+    ec_bytes_per_token=32_768,
+    handoff_ms=0.3,
+    handoff_bytes_per_s=20.0 * 2**30,
+    kv_tokens=400_000,
+    ec_tokens=131_072,
+)

@@ -118,6 +118,9 @@ class RoundRobin:
         """Return the next decode node of the one that prefilled, which may be itself."""
         return self._next(f"{prefilled_at.name} to decode", Stage.DECODE)
 
+    def pod_changed(self, pod: Pod) -> None:
+        """Nodes and their roles are fixed."""
+
     def began(self, call: Call, stage: Stage, pod: Pod) -> None:
         """Loads are not looked at."""
 
@@ -125,7 +128,7 @@ class RoundRobin:
         """Loads are not looked at."""
 
     def _next(self, counter: str, stage: Stage) -> Pod:
-        pool = [pod for pod in self._pods if pod.alive and stage in pod.role.stages]
+        pool = [pod for pod in self._pods if pod.offered and stage in pod.role.stages]
         turn = self._counters.get(counter, 0)
         self._counters[counter] = turn + 1
         return pool[turn % len(pool)]

@@ -34,6 +34,7 @@ class Pod:
         name: Its name.
         role: Its role label, as the cluster has it.
         alive: It has not failed.
+        offered: New work may be placed on it; False once it drains or has failed.
         tallies: Counts for each stage.
         kv_used: Tokens reserved in the KV cache, those held for others included.
         ec_used: Tokens of embeddings held for others.
@@ -55,6 +56,7 @@ class Pod:
         self.name = f"pod-{index}"
         self.role = role
         self.alive = True
+        self.offered = True
         self.costs = costs
         self.batching = batching
         self.tallies = {stage: Tally() for stage in Stage}
@@ -164,7 +166,7 @@ class Pod:
 
     def stop(self) -> list[Piece]:
         """Fail: everything here is lost. Returns the pieces that were."""
-        self.alive = False
+        self.alive = self.offered = False
         self._run.version += 1
         pieces = [
             *self._arriving,

@@ -66,12 +66,24 @@ class Placer(Protocol):
         """Return who decodes; asked when the first token is out, if nobody was planned."""
         ...
 
+    def pod_changed(self, pod: Pod) -> None:
+        """A pod is new, has another role, has died, or takes no more work."""
+        ...
+
     def began(self, call: Call, stage: Stage, pod: Pod) -> None:
         """A stage of a call was sent to a pod."""
         ...
 
     def ended(self, call: Call, stage: Stage, pod: Pod) -> None:
         """It is done there, or has failed."""
+        ...
+
+
+class Controls(Protocol):
+    """Changes the split while the world runs."""
+
+    def bind(self, world: "World") -> None:
+        """Learn of the world, once, and schedule what is to be done."""
         ...
 
 
@@ -83,7 +95,8 @@ class World:
         pods: All pods that ever were, by index.
         calls: All calls so far, in order of arrival.
         open_calls: Calls that have not ended.
-        flips: Role changes so far.
+        ended: Calls that have ended, in that order.
+        flips: Role changes so far: when, index of the pod, its new role.
         settings: What does not change.
         costs: What stages cost.
     """
@@ -94,6 +107,7 @@ class World:
         costs: StageCosts,
         placer: Placer,
         *,
+        controller: "Controls | None" = None,
         batching: Batching | Callable[[Role], Batching] = TWO_ENGINES,
         settings: WorldSettings | None = None,
     ) -> None:
@@ -103,32 +117,54 @@ class World:
         self.pods: list[Pod] = []
         self.calls: list[Call] = []
         self.open_calls = 0
-        self.flips = 0
+        self.ended: list[Call] = []
+        self.flips: list[tuple[float, int, Role]] = []
         self._batching = batching
         self._placer = placer
         self._workload: Workload = ()
         self._hop_s = self.settings.hop_ms / 1e3
         for role in roles:
-            self.add_pod(role)
+            self._new_pod(role)
         placer.bind(self)
+        if controller is not None:
+            controller.bind(self)
 
-    def add_pod(self, role: Role) -> Pod:
-        """Add a pod that is ready now."""
+    def _new_pod(self, role: Role) -> Pod:
         batching = self._batching(role) if callable(self._batching) else self._batching
         pod = Pod(len(self.pods), role, self.clock, self.costs, batching, self)
         self.pods.append(pod)
         return pod
+
+    def add_pod(self, role: Role) -> Pod:
+        """Add a pod that is ready now."""
+        pod = self._new_pod(role)
+        self._placer.pod_changed(pod)
+        return pod
+
+    def flip(self, pod: Pod, role: Role) -> None:
+        """Change a pod's role label. What it works on goes on."""
+        if role is not pod.role:
+            pod.role = role
+            self.flips.append((self.clock.now_s, pod.index, role))
+            self._placer.pod_changed(pod)
+
+    def drain(self, pod: Pod) -> None:
+        """Offer a pod no more work; it ends what it has. For deletion, never for a flip."""
+        pod.offered = False
+        self._placer.pod_changed(pod)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every request has come and ended."""
+        return not self.open_calls and len(self.calls) == len(self._workload)
 
     def run(self, workload: Workload, *, until_s: float = float("inf")) -> Results:
         """Serve a workload to its end, or until `until_s`, and return what came of it."""
         self._workload = workload
         if workload:
             self.clock.at(workload[0].arrival_s, self._arrive, 0)
-        self.clock.run(until_s, self._is_over)
-        return Results.of(self.calls, flips=self.flips, events=self.clock.events)
-
-    def _is_over(self) -> bool:
-        return not self.open_calls and len(self.calls) == len(self._workload)
+        self.clock.run(until_s, lambda: self.is_over)
+        return Results.of(self.calls, flips=len(self.flips), events=self.clock.events)
 
     # --- a call, step by step -------------------------------------------------------------------
 
@@ -167,6 +203,7 @@ class World:
         if piece.pod.alive:
             piece.pod.submit(piece)
         else:
+            piece.call.avoid.add(piece.pod.name)
             self._fail(piece.call)
 
     def encoded(self, pod: Pod, piece: Piece) -> None:
@@ -268,6 +305,7 @@ class World:
 
     def _finish(self, call: Call) -> None:
         self.open_calls -= 1
+        self.ended.append(call)
         if call.gaps_s and call.first_token_s is not None:
             call.tpot_mean_ms = sum(call.gaps_s) / len(call.gaps_s) * 1e3
             call.tpot_p90_ms = gap_p90_ms(call.gaps_s)
@@ -288,6 +326,7 @@ class World:
     def fail_pod(self, pod: Pod) -> None:
         """A pod dies: all calls that were on it, or wait for something it holds, start anew."""
         lost = pod.stop()
+        self._placer.pod_changed(pod)
         calls = {id(piece.call): piece.call for piece in lost}
         for call in self.calls:
             if call.remaining and id(call) not in calls and _rests_on(call, pod):

@@ -13,6 +13,7 @@ from epd_sim.calls import Call
 from epd_sim.costs import StageCosts
 from epd_sim.datasets import DATASETS, llava_next
 from epd_sim.hydrainfer import H800_VICUNA_7B, RoundRobin, batching_of
+from epd_sim.pod import Pod
 from epd_sim.workload import Request, Shape, arrive, poisson_gaps
 from epd_sim.world import World, WorldSettings
 
@@ -154,7 +155,7 @@ class _Counting(RoundRobin):
         super().__init__()
         self.open = 0
 
-    def began(self, call: Call, stage: Stage, pod: object) -> None:
+    def began(self, call: Call, stage: Stage, pod: Pod) -> None:
         self.open += 1
 
     def ended(self, call: Call, stage: Stage, pod: object) -> None:
