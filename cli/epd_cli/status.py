@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 from epd.vocabulary import Stage
@@ -20,11 +21,20 @@ def run(options: argparse.Namespace) -> int:
     cluster = directory.read()
     roster = RosterFile(directory.roster_file).read()
     status = asyncio.run(collect(cluster, roster))
+    status["control"] = _last_pass(directory.control_file)
     if options.output == "json":
         print(json.dumps(status, indent=2))
     else:
         _print(status)
     return 0
+
+
+def _last_pass(file: Path) -> dict[str, Any] | None:
+    """Return the last pass of the control loop; None if there is no loop, or no pass yet."""
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
 
 
 async def collect(cluster: RunningCluster, roster: Roster) -> dict[str, Any]:
@@ -117,6 +127,17 @@ def _print(status: dict[str, Any]) -> None:
     columns += [f"{stage.upper()} NOW/DONE" for stage in Stage]
     columns += ["KV USED", "LEASES KV/EC"]
     print_table(columns, [_row(pod) for pod in status["pods"]])
+    if control := status["control"]:
+        _print_control(control)
+
+
+def _print_control(control: dict[str, Any]) -> None:
+    desired = ", ".join(f"{role} {pods}" for role, pods in control["desired"].items())
+    did = ", ".join(f"{f['pod']} {f['from']} → {f['to']}" for f in control["enacted"])
+    print(f"\ncontrol {control['mode']}, {control['time'][11:19]} UTC: wants {desired}")
+    for line in (f"flipped {did}" if did else "", control["problem"], *control["reasons"]):
+        if line:
+            print(f"  {line}")
 
 
 def _row(pod: dict[str, Any]) -> list[str]:

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 from epd_cli.interrupts import Interrupts
 from epd_cli.plan import Plan, check_engine, check_model, make_plan
 from epd_cli.progress import Progress, progress_for
+from epd_operator.control.ports import Pass
 from epd_operator.local import LocalCluster
 from epd_operator.local_state import LocalError, RunningCluster
 
@@ -62,6 +64,7 @@ async def running(
                 listen=plan.listen,
                 report=progress.report,
                 gpus=plan.gpus,
+                tell=lambda done: progress.say(told(done)),
             )
             interrupts.when_impatient(local.kill)
             try:
@@ -75,6 +78,15 @@ async def running(
                 await _stop(local, progress)
     finally:
         plan.directory.release(keep_logs=keep_logs)
+
+
+def told(done: Pass) -> str:
+    """Say what a pass of the control loop did, and why."""
+    clock = datetime.now().astimezone().strftime("%H:%M:%S")
+    flips = ", ".join(f"{f.pod} {f.from_role} → {f.to_role}" for f in done.enacted)
+    why = "; ".join(str(reason) for reason in done.decision.reasons)
+    parts = [f"flipped {flips} ({why})"] if flips else []
+    return f"{clock} control: " + "; ".join([*parts, *([done.problem] if done.problem else [])])
 
 
 async def _stop(local: LocalCluster, progress: Progress) -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from epd.api import EPDCluster, initial_roles
+from epd.api.names import ControlMode
 from epd.vocabulary import Role
 from epd_operator import local_commands, local_ports, local_probe
+from epd_operator.control.scrape import ScrapedMetrics
 from epd_operator.local_commands import WORKER_HOST, GpuShare, Launch
+from epd_operator.local_control import LocalReporter, ToldPass, controller_of, window_s
 from epd_operator.local_keeper import Keeper, LocalEvent, Report
 from epd_operator.local_ports import BLOCK_PORTS, WorkerPorts
 from epd_operator.local_roster import RosterFile, RosterPod
@@ -44,6 +47,7 @@ class WorkerKeeper(Keeper):
         """Plan a worker that enters the roster in `role`."""
         super().__init__(name, logs, report)
         self.address = ""
+        self.metrics_url = ""
         self.role = role
         self._cluster = cluster
         self._share = share
@@ -56,6 +60,7 @@ class WorkerKeeper(Keeper):
         self._first_port = local_ports.free_block(BLOCK_PORTS, WORKER_HOST)
         ports = WorkerPorts.from_block(self._first_port)
         self.address = f"{WORKER_HOST}:{ports.grpc}"
+        self.metrics_url = f"http://{WORKER_HOST}:{ports.metrics}/metrics"
         return local_commands.worker_launch(self._cluster, self.name, ports, self._share)
 
     async def probe(self) -> PodState:
@@ -144,6 +149,7 @@ class LocalCluster:
         listen: str,
         report: Report,
         gpus: Sequence[str] = (),
+        tell: ToldPass = lambda _: None,
     ) -> None:
         """Plan a cluster.
 
@@ -153,12 +159,15 @@ class LocalCluster:
             listen: HOST:PORT of the gateway.
             report: Told of every change, from the event loop.
             gpus: The GPUs that workers may use, as CUDA_VISIBLE_DEVICES names them.
+            tell: Told of passes of the control loop that did something, or could not.
         """
         self._cluster = cluster
         self._directory = directory
         self._listener = report
+        self._tell = tell
         self._roster = RosterFile(directory.roster_file)
         self._tasks: list[asyncio.Task[None]] = []
+        self._control_task: asyncio.Task[None] | None = None
         self._all_ready = asyncio.Event()
         self._gateway = GatewayKeeper(
             cluster, listen, directory.logs, directory.roster_file, self._changed
@@ -191,6 +200,9 @@ class LocalCluster:
             ready.cancel()
         for task in done:
             task.result()
+        if self._cluster.spec.control.mode is not ControlMode.OFF:
+            self._control_task = asyncio.create_task(self._control())
+            self._tasks.append(self._control_task)
         return self.snapshot()
 
     async def watch(self) -> None:
@@ -201,6 +213,8 @@ class LocalCluster:
         """End everything: the gateway first, so that streams in flight keep their workers."""
         for keeper in self._keepers():
             keeper.retire()
+        if self._control_task is not None:
+            self._control_task.cancel()
         try:
             await self._gateway.stop(GATEWAY_GRACE_S)
             await asyncio.gather(*(worker.stop(WORKER_GRACE_S) for worker in self._workers))
@@ -226,6 +240,22 @@ class LocalCluster:
             admin_url=self._gateway.admin_url,
             pods=tuple(worker.snapshot() for worker in self._workers),
         )
+
+    async def _control(self) -> None:
+        """Move roles with the traffic."""
+        interval_s = self._cluster.spec.control.interval_seconds
+        metrics = ScrapedMetrics(
+            lambda: [f"{self._gateway.url}/metrics"],
+            lambda: {w.name: w.metrics_url for w in self._workers if w.state is PodState.READY},
+            window_s(interval_s),
+        )
+        reporter = LocalReporter(
+            self._cluster.spec.control.mode, self._directory.control_file, self._tell
+        )
+        controller = controller_of(
+            self._cluster, self._roster, lambda: self._gateway.admin_url, metrics, reporter
+        )
+        await controller.run(interval_s)
 
     def _keepers(self) -> list[Keeper]:
         return [*self._workers, self._gateway]

@@ -107,17 +107,19 @@ class RosterFile:
                 change.roster = change.roster.without_pod(name)
         return role
 
-    def flip(self, name: str, role: Role) -> Flip:
-        """Change the role of a pod.
+    def flip(self, name: str, role: Role, *, before: Role | None = None) -> Flip:
+        """Change the role of a pod; with `before`, only if it has that one.
 
         Raises:
-            LocalError: No such pod is in the roster.
+            LocalError: No such pod is in the roster, or its role is another than `before`.
         """
         with self._changing() as change:
             pod = next((pod for pod in change.roster.workers if pod.name == name), None)
             if pod is None:
                 present = ", ".join(pod.name for pod in change.roster.workers) or "none"
                 raise LocalError(f"pod {name!r} is not in the roster; pods: {present}")
+            if before not in (None, pod.role):
+                raise LocalError(f"pod {name!r} has the role {pod.role} now, not {before}")
             if pod.role is not role:
                 flipped = pod.model_copy(update={"role": role})
                 change.roster = change.roster.with_pod(flipped)

@@ -4,6 +4,7 @@
 with the process, however that ends. Inside lie:
 
 - `cluster.json`: what the other commands need to know (`RunningCluster`), replaced as a whole;
+- `control.json`: the last pass of the control loop (`local_control`), where there is one;
 - `roster.json`: the pods and roles that the gateway follows (`local_roster`);
 - `logs/NAME.log`: what each process wrote.
 """
@@ -114,6 +115,7 @@ class StateDirectory:
         self._base = base
         self.cluster_file = self.path / "cluster.json"
         self.roster_file = self.path / "roster.json"
+        self.control_file = self.path / "control.json"
         self.logs = self.path / "logs"
         self._lock_file = self.path / "lock"
         self._claim: TextIO | None = None
@@ -211,7 +213,7 @@ class StateDirectory:
         return f" (process {owner.process_id})"
 
     def _remove_files(self, *, keep_logs: bool) -> None:
-        for pattern in ("cluster.json*", "roster.json*"):
+        for pattern in ("cluster.json*", "roster.json*", "control.json*"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
         if not keep_logs:

@@ -24,6 +24,7 @@ spec:
   engine: {type: Simulated}
   replicas: 3
   method: E-P-D
+  control: {mode: "Off"}
 """
 
 Json = dict[str, Any]

@@ -36,6 +36,7 @@ def manifest(name: str, model: Path, **spec: Any) -> dict[str, Any]:
             "engine": {"type": "VLLM", "args": ENGINE_ARGS},
             "replicas": 3,
             "method": "E-P-D",
+            "control": {"mode": "Off"},
             # No placement may depend on how fast this machine is.
             "slo": {"ttftMilliseconds": 60000, "tpotMilliseconds": 10000},
             **spec,

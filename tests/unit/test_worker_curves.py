@@ -9,7 +9,8 @@ from engine_calls import picture
 from PIL import Image
 
 from epd_worker.engine.settings import SettingsError
-from epd_worker.engine.simulated_curves import DEFAULT_CURVES, at, load_curves
+from epd.api.curves import DEFAULT_CURVES_FILE
+from epd_worker.engine.simulated_curves import at, load_curves
 from epd_worker.engine.simulated_images import image_tokens
 
 # --- arithmetic --------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_a_wrong_argument_is_refused_in_one_line(argument: str, complaint: str) 
 
 
 def test_the_shipped_file_lies_beside_the_engine() -> None:
-    assert DEFAULT_CURVES.is_file()
+    assert DEFAULT_CURVES_FILE.is_file()
 
 
 # --- images ------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from epd.api.curves import DEFAULT_CURVES_FILE
 from epd_worker.engine.settings import SettingsError
-
-DEFAULT_CURVES = Path(__file__).with_name("curves_default.yaml")
 
 Milliseconds = Annotated[float, Field(ge=0, le=1e7)]
 Count = Annotated[int, Field(ge=1)]
@@ -152,7 +151,7 @@ def load_curves(path: Path | None, overrides: Iterable[str] = ()) -> CostCurves:
 
     `overrides` are `section.key=value`. Raises `SettingsError` with one line.
     """
-    tree = _read(DEFAULT_CURVES)
+    tree = _read(DEFAULT_CURVES_FILE)
     if path is not None:
         _merge(tree, _read(path))
     try:
