@@ -15,13 +15,12 @@ from typing import Final
 from epd.policy.control_view import ClusterView, Decision, Reason, ReasonCode
 from epd.policy.demand import needs_of, noise
 from epd.policy.flips import Pass
-from epd.policy.hysteresis import Hysteresis
+from epd.policy.hysteresis import Hysteresis, Present
 from epd.policy.split import fleet_pods, split
 from epd.vocabulary import Stage
 
 _CLOCK_SLACK_S: Final = 1.0
 _TREND_S: Final = 30.0
-_FORGET_COOLDOWNS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +66,16 @@ def decide(
     tpot_since_s = _tpot_breach_since_s(view, memory)
     needs = needs_of(view, counts, len(ready), trend, tpot_since_s)
     target = split(len(ready), needs.demand_pods, view.bounds)
-    limits = view.limits
-    hysteresis = memory.hysteresis.after(
+    present = Present(
+        view.now_s,
+        elapsed_s,
+        view.window_s / 2,
         counts,
         target,
         needs.demand_pods,
-        elapsed_s,
-        (view.window_s + elapsed_s) / 2,
-        _FORGET_COOLDOWNS * limits.cooldown_s,
-        limits.deadband + noise(view, needs.demand_pods, counts),
-        # What the least gain worth a flip adds up to in a cooldown: a flip lasts that long at
-        # least, so this is about what a mistaken one costs.
-        limits.deadband * limits.cooldown_s,
+        view.limits.deadband + noise(view, needs.demand_pods, counts),
     )
+    hysteresis = memory.hysteresis.after(present, view.limits, view.bounds)
     pass_ = Pass(view, ready, counts, target, needs, hysteresis)
     flips, hold = pass_.flips()
     rests = hold is not None and hold.code in (ReasonCode.BALANCED, ReasonCode.DEADBAND)
@@ -108,7 +104,7 @@ def _stale(view: ClusterView) -> Reason | None:
             return Reason(ReasonCode.METRICS_STALE, stage)
         if not -_CLOCK_SLACK_S <= demand.age_s <= limits.max_age_s:
             return Reason(ReasonCode.METRICS_STALE, stage, {"age_s": demand.age_s})
-        for name in ("offered_pods", "queue_ms", "service_ms"):
+        for name in ("offered_pods", "max_utilisation", "queue_ms", "service_ms"):
             value = getattr(demand, name)
             if not (isfinite(value) and value >= 0):
                 return Reason(ReasonCode.METRICS_STALE, stage, {name: value})

@@ -96,6 +96,15 @@ class Limits:
     min_reporting_share: float = 0.6
     forecast_s: float = 0.0
 
+    @property
+    def ripe_pressure(self) -> float:
+        """The regret that a flip needs, in utilisation-seconds, before its price.
+
+        What the least gain worth a flip adds up to in a cooldown: a flip lasts that long at least,
+        so this is about what a mistaken one costs.
+        """
+        return self.deadband * max(1.0, self.cooldown_s)
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:

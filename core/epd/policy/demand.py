@@ -12,6 +12,7 @@ from epd.vocabulary import Role, Stage
 # that of their number (compound Poisson, coefficient of variation 1).
 _VARIANCE_OF_ONE: Final = 2.0
 _MAX_TPOT_EXCESS: Final = 2.0
+_LEAST_UTILISATION: Final = 0.1  # an SLO that no pod can meet must not take the whole fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def needs_of(
     lasting = {
         role: sum(
             (view.demand[stage].offered_pods + max(0.0, trend[stage]) * ahead_s)
-            / view.demand[stage].max_utilisation
+            / max(_LEAST_UTILISATION, view.demand[stage].max_utilisation)
             for stage in role.stages
         )
         for role in counts

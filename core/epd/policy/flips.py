@@ -36,8 +36,13 @@ class Pass:
         slots = limits.max_concurrent_flips - in_flight
         if slots <= 0:
             return (), Reason(ReasonCode.FLIP_IN_FLIGHT, "", {"in_flight": in_flight})
-        givers = self._givers()
+        floors = self._floors()
+        givers = self._givers(floors)
         if not givers:
+            if not self._strangers() and all(
+                self.counts[role] <= pods for role, pods in floors.items()
+            ):
+                return (), Reason(ReasonCode.MINIMUM)
             return (), Reason(ReasonCode.COOLDOWN, "", {"cooldown_s": self._dwell_s()})
         if limits.max_flips_per_cooldown is not None:
             recent = sum(self._since_flip_s(pod) < limits.cooldown_s for pod in self.view.pods)
@@ -51,7 +56,7 @@ class Pass:
         if self.hysteresis.price >= _CAUTIOUS_PRICE:
             slots = 1
         spare = {
-            role: min(len(pods), self.counts.get(role, len(pods)) - self.target.get(role, 0))
+            role: min(len(pods), self.counts.get(role, len(pods)) - floors.get(role, 0))
             for role, pods in givers.items()
         }
         moves = _moves(slots, self.counts, self.needs.demand_pods, spare, receivers)
@@ -91,7 +96,14 @@ class Pass:
     def _dwell_s(self) -> float:
         return self.view.limits.cooldown_s * self.hysteresis.price
 
-    def _givers(self) -> dict[Role, list[PodState]]:
+    def _floors(self) -> dict[Role, int]:
+        """Return how many pods each role keeps: its target, and never less than its minimum."""
+        bounds = self.view.bounds
+        return {
+            role: max(pods, bounds.get(role, _ANY).min_pods) for role, pods in self.target.items()
+        }
+
+    def _givers(self, floors: Mapping[Role, int]) -> dict[Role, list[PodState]]:
         """Return the pods that may be flipped, by role.
 
         While pods have roles that the method does not deal out, only these. A role that gained a
@@ -105,7 +117,7 @@ class Pass:
             role = pod.role
             if strangers == (role in self.counts):
                 continue
-            if not strangers and self.counts[role] <= self.target[role]:
+            if not strangers and self.counts[role] <= floors[role]:
                 continue
             since_s = self._since_flip_s(pod)
             if since_s >= cooldown_s:
@@ -116,8 +128,7 @@ class Pass:
 
     def _receivers(self) -> tuple[dict[Role, int], float]:
         """Return the roles that are to get pods, how many, and the highest pressure of any."""
-        limits = self.view.limits
-        ripe = limits.deadband * limits.cooldown_s * self.hysteresis.price
+        ripe = self.view.limits.ripe_pressure * self.hysteresis.price
         short = {
             role: self.target[role] - pods
             for role, pods in self.counts.items()

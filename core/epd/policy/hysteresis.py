@@ -13,13 +13,18 @@ either pay or end.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
-from epd.policy.split import utilisation
+from epd.policy.control_view import Bounds, Limits
+from epd.policy.split import split, utilisation
 from epd.vocabulary import Role
 
 MAX_PRICE: Final = 64.0
 _MAX_GAIN: Final = 2.0
+_CARRIED: Final = 0.5
+_FORGET_COOLDOWNS: Final = 60
+Pods = Mapping[Role, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,90 +34,98 @@ class Hysteresis:
     Attributes:
         pressure: By role, signed regret in utilisation-seconds: it wanted pods (+) or had too many.
         price: Multiplies the regret that a flip needs, and the time before one may be taken back.
-        counts: Pods by role at the last pass.
+        past: (since when, pods by role), newest last, as far back as demand is seen late.
         before: Pods by role when the present run of flips in one direction began.
-        benefit: What that run has brought so far, in utilisation-seconds.
-        peak: The most it has brought or cost at one time, in utilisation.
+        benefit: What flips have brought against resting, in utilisation-seconds; half of it is
+            carried over to the next run, for a cycle is two.
+        pods: Demand by role at the last pass.
+        mean_pods: The same, averaged over `watched_s`.
+        watched_s: How long that is.
     """
 
     pressure: Mapping[Role, float] = field(default_factory=dict)
     price: float = 1.0
-    counts: Mapping[Role, int] = field(default_factory=dict)
-    before: Mapping[Role, int] = field(default_factory=dict)
+    past: tuple[tuple[float, Pods], ...] = ()
+    before: Pods = field(default_factory=dict)
     benefit: float = 0.0
-    peak: float = 0.0
+    pods: Mapping[Role, float] = field(default_factory=dict)
+    mean_pods: Mapping[Role, float] = field(default_factory=dict)
+    watched_s: float = 0.0
 
-    def after(
-        self,
-        counts: Mapping[Role, int],
-        target: Mapping[Role, int],
-        demand_pods: Mapping[Role, float],
-        elapsed_s: float,
-        delay_s: float,
-        forget_s: float,
-        deadband: float,
-        threshold: float,
-    ) -> "Hysteresis":
-        """Return the memory after one more pass.
-
-        Args:
-            counts: Pods by role now.
-            target: The best split for the demand.
-            demand_pods: Demand by role now.
-            elapsed_s: Since the last pass.
-            delay_s: How old the demand is, on average.
-            forget_s: Time in which what the price is above 1 halves.
-            deadband: Gains below it fade instead of adding up.
-            threshold: Pressure that a flip needs, before the price.
-        """
-        seen = self._seen(counts, delay_s)
-        most = threshold * seen.price
-        busy = utilisation(demand_pods, counts)
-        gain = _bounded(busy - utilisation(demand_pods, target))
+    def after(self, now: "Present", limits: Limits, bounds: Mapping[Role, Bounds]) -> "Hysteresis":
+        """Return the memory after one more pass."""
+        seen, demand = self._seen(now), now.demand_pods
+        watched_s = min(seen.watched_s + now.elapsed_s, _FORGET_COOLDOWNS * limits.cooldown_s)
+        share = now.elapsed_s / watched_s if watched_s else 1.0
+        mean = {
+            role: old + share * (pods - old)
+            for role, pods in demand.items()
+            for old in (seen.mean_pods.get(role, pods),)
+        }
+        gain = _bounded(utilisation(demand, now.counts) - utilisation(demand, now.target))
+        most = limits.ripe_pressure * seen.price
         pressure = {}
-        for role in counts:
-            now = _towards_zero(seen.pressure.get(role, 0.0), deadband * elapsed_s)
-            if gain > deadband and target[role] != counts[role]:
-                now += (gain if target[role] > counts[role] else -gain) * elapsed_s
-            pressure[role] = min(most, max(-most, now))
-        earned = _bounded(utilisation(demand_pods, seen.before) - busy)
-        price = 1 + (seen.price - 1) * 0.5 ** (elapsed_s / forget_s) if forget_s else 1.0
+        for role, pods in now.counts.items():
+            value = _towards_zero(seen.pressure.get(role, 0.0), now.deadband * now.elapsed_s)
+            if gain > now.deadband and now.target[role] != pods:
+                value += (gain if now.target[role] > pods else -gain) * now.elapsed_s
+            pressure[role] = min(most, max(-most, value))
+        middle_s = now.at_s - now.elapsed_s / 2 - now.delay_s
+        then = next(pods for since_s, pods in reversed(seen.past) if since_s <= middle_s)
+        rest = split(sum(then.values()), mean, bounds)
+        earned = _bounded(utilisation(self.pods, rest) - utilisation(self.pods, then))
         return replace(
             seen,
-            price=price,
             pressure=pressure,
-            benefit=seen.benefit + earned * elapsed_s,
-            peak=max(seen.peak, abs(earned)),
+            price=1 + (seen.price - 1) * 0.5**share,
+            benefit=seen.benefit + earned * now.elapsed_s,
+            pods=demand,
+            mean_pods=mean,
+            watched_s=watched_s,
         )
 
-    def _seen(self, counts: Mapping[Role, int], delay_s: float) -> "Hysteresis":
-        """Take note of flips since the last pass: do they go on, or back?
-
-        Demand is seen late, so a run of flips seems to help for a while before it does, and goes on
-        hurting for as long after it seems over: twice the delay, at most at its peak, was not so.
-        """
-        if counts == self.counts:
+    def _seen(self, now: "Present") -> "Hysteresis":
+        """Take note of flips since the last pass: do they go on, or back?"""
+        last = self.past[-1][1] if self.past else {}
+        if now.counts == last:
             return self
-        known = self.counts.keys() == counts.keys()
-        if not known or sum(counts.values()) != sum(self.counts.values()):
-            return replace(self, counts=counts, before=counts, benefit=0.0, peak=0.0)
+        if sum(now.counts.values()) != sum(last.values()) or now.counts.keys() != last.keys():
+            return replace(self, past=((-inf, now.counts),), before=now.counts, benefit=0.0)
+        since_s = now.at_s - now.elapsed_s  # they happened right after the last pass
+        late = sum(at_s <= since_s - now.delay_s for at_s, _ in self.past)
+        past = (*self.past[max(0, late - 1) :], (since_s, now.counts))
         turned = sum(
-            (counts[role] - self.counts[role]) * (self.counts[role] - self.before[role])
-            for role in counts
+            (pods - last[role]) * (last[role] - self.before[role])
+            for role, pods in now.counts.items()
         )
         if turned >= 0:
-            return replace(self, counts=counts, pressure={})
-        paid = self.benefit > 2 * delay_s * self.peak
-        price = self.price if paid else min(MAX_PRICE, self.price * 2)
-        return replace(
-            self,
-            pressure={},
-            price=price,
-            counts=counts,
-            before=self.counts,
-            benefit=0.0,
-            peak=0.0,
-        )
+            return replace(self, past=past, pressure={})
+        price = self.price if self.benefit > 0 else min(MAX_PRICE, self.price * 2)
+        benefit = self.benefit * _CARRIED
+        return replace(self, past=past, pressure={}, price=price, before=last, benefit=benefit)
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """One pass as hysteresis sees it.
+
+    Attributes:
+        at_s: Its time.
+        elapsed_s: Since the last pass.
+        delay_s: How old its demand is: half the window that it was measured over.
+        counts: Pods by role.
+        target: The best split for the demand.
+        demand_pods: Demand by role.
+        deadband: Gains below it fade instead of adding up.
+    """
+
+    at_s: float
+    elapsed_s: float
+    delay_s: float
+    counts: Pods
+    target: Pods
+    demand_pods: Mapping[Role, float]
+    deadband: float
 
 
 def _towards_zero(value: float, step: float) -> float:
