@@ -170,7 +170,7 @@ class CostCurves:
     def decode_batch(self, shape: RequestShape, tpot_ms: float) -> int:
         """Return the sequences a pod can decode at once with steps within `tpot_ms`; at least 1."""
         context = shape.prompt_tokens + shape.output_tokens / 2
-        room = min(_MAX_BATCH, int(self.kv_tokens / max(1.0, context)))
+        room = int(min(_MAX_BATCH, self.kv_tokens / max(1.0, context)))
         fits = bisect_left(
             range(1, max(1, room) + 1),
             True,
