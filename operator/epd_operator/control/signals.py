@@ -52,11 +52,15 @@ class Query:
             matchers: Label values that tell this cluster's series from others'.
             window_s: What rates are averaged over.
         """
-        selector = ",".join(f'{k}="{_quoted(v)}"' for k, v in {**matchers, **self.where}.items())
-        inner = f"{self.series}{{{selector}}}"
+        inner = self.series + selector({**matchers, **self.where})
         if self.is_rate:
             inner = f"rate({inner}[{round(window_s * 1e3)}ms])"
         return f"sum by ({', '.join(self.by)}) ({inner})" if self.by else f"sum({inner})"
+
+
+def selector(matchers: Mapping[str, str]) -> str:
+    """Return PromQL's selector of the series with these label values."""
+    return "{" + ",".join(f'{label}="{_quoted(v)}"' for label, v in matchers.items()) + "}"
 
 
 def _quoted(value: str) -> str:
