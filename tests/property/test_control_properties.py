@@ -244,7 +244,7 @@ def test_under_a_constant_demand_the_split_comes_to_rest_whether_or_not_memory_i
 
 @given(
     st.floats(1.0, 200.0),
-    st.sampled_from([0.0, 10.0, 30.0]),
+    st.sampled_from([5.0, 10.0, 30.0]),
     st.sampled_from([1.0, 5.0]),
     st.integers(1, 4),
     st.integers(6, 16),
@@ -252,7 +252,7 @@ def test_under_a_constant_demand_the_split_comes_to_rest_whether_or_not_memory_i
     st.floats(0.05, 0.45),
 )
 @slow
-def test_on_a_square_wave_of_any_period_flips_either_pay_or_end(
+def test_on_a_square_wave_of_any_period_flips_pay_or_become_rare_and_do_no_harm(
     half_s, window_s, interval_s, at_once, size, load, swing
 ):
     def offered(at_s):
@@ -272,8 +272,9 @@ def test_on_a_square_wave_of_any_period_flips_either_pay_or_end(
         window_s=window_s,
     )
     world.run(int(1800 / interval_s))
-    pays = world.mean_utilisation < world.static_utilisation
-    assert pays or len(world.late_flips) <= size
+    assert world.mean_utilisation < 1.1 * world.static_utilisation
+    if world.mean_utilisation >= world.static_utilisation:
+        assert len(world.late_flips) <= 900 / (2 * 10.0)
 
 
 @given(st.floats(0.1, 60.0), st.integers(0, 10**6), st.integers(0, 40))

@@ -54,7 +54,7 @@ class Hysteresis:
 
     def after(self, now: "Present", limits: Limits, bounds: Mapping[Role, Bounds]) -> "Hysteresis":
         """Return the memory after one more pass."""
-        seen, demand = self._seen(now), now.demand_pods
+        seen, demand = self._seen(now, limits.ripe_pressure), now.demand_pods
         watched_s = min(seen.watched_s + now.elapsed_s, _FORGET_COOLDOWNS * limits.cooldown_s)
         share = now.elapsed_s / watched_s if watched_s else 1.0
         mean = {
@@ -70,7 +70,8 @@ class Hysteresis:
             if gain > now.deadband and now.target[role] != pods:
                 value += (gain if now.target[role] > pods else -gain) * now.elapsed_s
             pressure[role] = min(most, max(-most, value))
-        middle_s = now.at_s - now.elapsed_s / 2 - now.delay_s
+        unseen_s = max(0.0, now.elapsed_s - 2 * now.delay_s)  # stands for what comes after it
+        middle_s = now.at_s - now.elapsed_s - now.delay_s + unseen_s / 2
         then = next(pods for since_s, pods in reversed(seen.past) if since_s <= middle_s)
         rest = split(sum(then.values()), mean, bounds)
         earned = _bounded(utilisation(self.pods, rest) - utilisation(self.pods, then))
@@ -84,7 +85,7 @@ class Hysteresis:
             watched_s=watched_s,
         )
 
-    def _seen(self, now: "Present") -> "Hysteresis":
+    def _seen(self, now: "Present", cost: float) -> "Hysteresis":
         """Take note of flips since the last pass: do they go on, or back?"""
         last = self.past[-1][1] if self.past else {}
         if now.counts == last:
@@ -100,7 +101,7 @@ class Hysteresis:
         )
         if turned >= 0:
             return replace(self, past=past, pressure={})
-        price = self.price if self.benefit > 0 else min(MAX_PRICE, self.price * 2)
+        price = self.price if self.benefit > cost else min(MAX_PRICE, self.price * 2)
         benefit = self.benefit * _CARRIED
         return replace(self, past=past, pressure={}, price=price, before=last, benefit=benefit)
 
