@@ -1,5 +1,6 @@
 """Real Kubernetes for tests and the demo, on one Linux machine: `python hack/kube --help`.
 
 `ControlPlane` is etcd, API server, controller manager and scheduler on loopback; anybody can start
-it. Nothing here is part of the product.
+it. `Node` is all of that and a real node, where pods are containers; it needs root. Nothing here is
+part of the product.
 """

@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,23 +19,35 @@ STOP_GRACE_S = 10.0
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bed-starter")
 
 
+PACKAGES = Path(__file__).resolve().parents[1]
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    """Return the command of one of our modules that needs nothing but the standard library."""
+    return [sys.executable, "-P", "-S", "-m", name, *arguments]
+
+
 class Child:
     """A running process. The kernel kills it when this process ends."""
 
     def __init__(
-        self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+        self, command: Sequence[str | Path], log: Path, keep_open: Sequence[int] = ()
     ) -> None:
-        """Start `command`, an absolute path first; its output is appended to `log`."""
+        """Start `command`, an absolute path first; its output is appended to `log`.
+
+        It inherits the files with the numbers in `keep_open`, and no others.
+        """
         self.log = log
         with log.open("ab") as output:
             self._process = _starter.submit(
                 subprocess.Popen,
                 local_child.tied([str(part) for part in command]),
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(PACKAGES)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=keep_open,
             ).result()
 
     @property
@@ -71,6 +84,10 @@ class Child:
             self._process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def wait(self) -> int:
+        """Wait for its end; return its status."""
+        return self._process.wait()
 
     def last_words(self, lines: int = 5) -> str:
         """Say how it ended, with the last lines of its log."""

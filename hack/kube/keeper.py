@@ -16,9 +16,10 @@ from typing import IO, Final, cast
 
 from kube.bed import Bed, BedError
 from kube.control_plane import ControlPlane
+from kube.node import Node
 
 READY: Final = "ready"
-BEDS: Final[dict[str, type[Bed]]] = {"control-plane": ControlPlane}
+BEDS: Final[dict[str, type[Bed]]] = {"control-plane": ControlPlane, "node": Node}
 
 
 def start(kind: str, folder: Path) -> Path:
@@ -29,7 +30,9 @@ def start(kind: str, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "keeper.log"
-    command = [sys.executable, str(Path(__file__).parent), "keep", kind, "--dir", str(folder)]
+    of_kind = [kind] if kind == "node" else []
+    program = [sys.executable, str(Path(__file__).parent), *of_kind]
+    command = [*program, "keep", "--dir", str(folder)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,
@@ -91,6 +94,18 @@ def _lock(folder: Path) -> Iterator[IO[str]]:
         except BlockingIOError:
             raise BedError(f"a bed is up in {folder}; end it with `down` first") from None
         yield file
+
+
+def node_process(folder: Path) -> int:
+    """Return process 1 of the node in `folder`.
+
+    Raises:
+        BedError: There is none.
+    """
+    try:
+        return int((_bed_folder(folder) / "node.pid").read_text())
+    except OSError:
+        raise BedError(f"no node is up in {folder}") from None
 
 
 def _bed_folder(folder: Path) -> Path:

@@ -19,16 +19,36 @@ controller manager and scheduler on loopback, no node. What it offers:
 `namespace` is a fresh one for each test, deleted afterwards. `epdclusters` is the control plane
 with the definitions of `crds/` in it.
 
+`one_node` is a real node with a control plane of its own (pods are containers; needs root), also
+one for the whole run, up in 7 to 17 s, with the definitions of `crds/` in it:
+
+- `one_node.api` as above, by a loopback port that leads into the node's network
+- `one_node.forward(host, port)`: a loopback port that leads to a Service's or pod's address
+- `one_node.crash("kubelet")`, `with one_node.without("kube-apiserver"):`, `with one_node.frozen(…)`
+- `one_node.load_image(name, files)`: an image for an image volume (`oci://`)
+- `kube.host_environment`: `claims(namespace)` to apply, then `pod_template("worker")` brings this
+  checkout and its Python into pods of `kube.node_files.SHELL_IMAGE`, read-only, also under the
+  restricted standard
+
+`node_namespace` is a fresh namespace there, restricted, with those claims in it.
+
 Where the programs cannot be had, tests that ask for these are skipped with one line that says why.
 Several tests share the server: name cluster-wide objects after the namespace.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from kube import host_environment
+from kube.api import Api
+from kube.bed import Bed
 from kube.binaries import UnavailableError
 from kube.control_plane import ControlPlane
+from kube.node import Node
+
+BedT = TypeVar("BedT", bound=Bed)
 
 CRDS = Path(__file__).parents[2] / "crds"
 
@@ -36,19 +56,22 @@ CRDS = Path(__file__).parents[2] / "crds"
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """Return a running control plane; it ends with the run, however the run ends."""
-    try:
-        plane = ControlPlane()
-    except UnavailableError as error:
-        pytest.skip(f"no Kubernetes here: {error}")
-    with plane:
+    with _or_skip(ControlPlane) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def one_node() -> Iterator[Node]:
+    """Return a running node that knows EPDClusters; it ends with the run, however the run ends."""
+    with _or_skip(Node) as node:
+        _install_definitions(node.api)
+        yield node
 
 
 @pytest.fixture(scope="session")
 def epdclusters(control_plane: ControlPlane) -> ControlPlane:
     """Return the control plane, knowing EPDClusters."""
-    control_plane.api.kubectl("apply", "--server-side", "-f", CRDS)
-    control_plane.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", CRDS)
+    _install_definitions(control_plane.api)
     return control_plane
 
 
@@ -58,3 +81,26 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = control_plane.api.create_namespace()
     yield name
     control_plane.api.delete_namespace(name)
+
+
+@pytest.fixture
+def node_namespace(one_node: Node) -> Iterator[str]:
+    """Return the name of a fresh restricted namespace on the node, with our environment in it."""
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    name = one_node.api.create_namespace(labels=restricted)
+    claims = {"apiVersion": "v1", "kind": "List", "items": host_environment.claims(name)}
+    one_node.api.kubectl("apply", "-f", "-", manifest=claims)
+    yield name
+    one_node.api.delete_namespace(name)
+
+
+def _or_skip(bed: type[BedT]) -> BedT:
+    try:
+        return bed()
+    except UnavailableError as error:
+        pytest.skip(f"no {bed.__name__} here: {error}")
+
+
+def _install_definitions(api: Api) -> None:
+    api.kubectl("apply", "--server-side", "-f", CRDS)
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", CRDS)
