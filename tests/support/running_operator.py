@@ -13,7 +13,8 @@ from kube.api import Api
 from operator_world import IMAGES, manifest
 
 from epd.vocabulary import ROLE_LABEL
-from epd_operator.objects import Manifest
+from epd_operator.objects import Kind, Manifest, Ref
+from epd_operator.ports import Cluster
 from epd_operator.service import run
 from epd_operator.settings import OperatorSettings
 
@@ -120,6 +121,36 @@ class Clusters:
         await until(
             lambda: self.is_settled(name), lambda: str((self.get(name) or {}).get("status"))
         )
+
+
+class CountingCluster:
+    """A `Cluster` that notes what is written."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.writes: list[str] = []
+
+    async def get(self, ref: Ref) -> Manifest | None:
+        return await self._cluster.get(ref)
+
+    async def list(self, kind: Kind, namespace: str, labels: Any) -> Any:
+        return await self._cluster.list(kind, namespace, labels)
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        self.writes.append(f"create {Ref.to(manifest)}")
+        return await self._cluster.create(manifest)
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        self.writes.append(f"apply {Ref.to(manifest)}")
+        return await self._cluster.apply(manifest)
+
+    async def patch(self, ref: Ref, body: Any, *, subresource: str = "") -> Manifest:
+        self.writes.append(f"patch {ref} {subresource} {body}")
+        return await self._cluster.patch(ref, body, subresource=subresource)
+
+    async def delete(self, ref: Ref, uid: str) -> None:
+        self.writes.append(f"delete {ref}")
+        await self._cluster.delete(ref, uid)
 
 
 async def until(
