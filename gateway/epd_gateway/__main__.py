@@ -11,7 +11,12 @@ import uvloop
 from epd.vocabulary import Env
 from epd_gateway.command_line import Options, parse_arguments
 from epd_gateway.kubernetes_access import find_access
-from epd_gateway.process import StopSignals, calm_garbage_collector, exit_with_parent
+from epd_gateway.process import (
+    StopSignals,
+    calm_garbage_collector,
+    exit_with_parent,
+    raise_open_files,
+)
 from epd_gateway.roster_feed import FileRoster, RosterSource
 from epd_gateway.roster_kubernetes import KubernetesRoster
 from epd_gateway.server import running_gateway
@@ -53,6 +58,7 @@ async def run(options: Options) -> None:
     """
     signals = StopSignals()
     settings = options.settings
+    raise_open_files(settings.limits.max_connections)
     serving = running_gateway(
         settings,
         _roster_source(options),

@@ -1,11 +1,16 @@
-"""What the gateway asks of the operating system: signals, and to end with its parent."""
+"""What the gateway asks of the operating system: signals, open files, to end with its parent."""
 
 import asyncio
+import contextlib
 import ctypes
 import gc
+import logging
 import os
+import resource
 import signal
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 _GC_ALLOCATIONS: Final = 20_000
@@ -19,6 +24,26 @@ def exit_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it ended just before
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def raise_open_files(max_connections: int) -> None:
+    """Allow this process as many open files as it may have; warn if that is too few.
+
+    Args:
+        max_connections: Clients that it shall take; each is an open file.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY and soft <= max_connections:
+        logger.warning(
+            "at most %d open files, too few for limits.max_connections=%d: raise the hard limit "
+            "(ulimit -Hn, LimitNOFILE=) or lower the setting",
+            soft,
+            max_connections,
+        )
 
 
 def calm_garbage_collector() -> None:

