@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from epd.vocabulary import Stage
 from epd_sim.workload import Request
 
@@ -26,7 +29,7 @@ class Call:
         first_token_s: When the first came; None before.
         last_token_s: When the latest came.
         pieces: What is under way for it on pods.
-        gaps_s: Gaps between its tokens, until it ends.
+        gaps_s: Gaps between its tokens, part by part, until it ends.
         tpot_mean_ms: Mean gap (Arrow's TPOT); 0 for an answer of one token.
         tpot_p90_ms: 90th percentile of the gaps (HydraInfer's TPOT); 0 for one token.
         retries: Times it was placed anew.
@@ -70,7 +73,7 @@ class Call:
         self.first_token_s: float | None = None
         self.last_token_s = 0.0
         self.pieces: list[Piece] = []
-        self.gaps_s: list[float] = []
+        self.gaps_s: list[NDArray[np.float64]] = []
         self.tpot_mean_ms = 0.0
         self.tpot_p90_ms = 0.0
         self.retries = 0

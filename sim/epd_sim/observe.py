@@ -4,7 +4,7 @@ The production loop reads the same from Prometheus. Here the window is exact, wh
 simulator's one favour to whoever controls; delays and gaps in it are faults that a test may add.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from epd.policy.control_view import Slo as PolicySlo
@@ -44,23 +44,34 @@ def mean_shape(shapes: Iterable[Shape]) -> RequestShape:
 class Work:
     """How long requests keep pods busy, stage by stage, by the production cost curves.
 
-    Decode counts its share of steps batched as far as the SLO's TPOT allows, for the mean request.
+    Decode counts a request's share of steps batched as far as the SLO's TPOT allows, and reading
+    its own context. The batch is that of the context which decode steps see: long answers weigh
+    more than short ones. (The mean request's context would count the long prompts of short answers,
+    and overrate decode by half where prompts and answers are of opposite length.)
     """
 
-    def __init__(self, curves: CostCurves, slo: Slo, mean: RequestShape) -> None:
+    def __init__(self, curves: CostCurves, slo: Slo, shapes: Sequence[Shape]) -> None:
         self._curves = curves
-        context = mean.prompt_tokens + mean.output_tokens / 2
+        steps = sum(shape.output_tokens - 1 for shape in shapes)
+        seen = sum(_context(shape) * (shape.output_tokens - 1) for shape in shapes)
+        mean = RequestShape(prompt_tokens=seen / steps if steps else 1.0)
         batch = curves.decode_batch(mean, slo.tpot_ms)
-        self._token_ms = curves.decode_step(batch, batch * context) / batch
+        self._token_ms = curves.decode_ms.at(batch) / batch
 
     def of(self, shape: Shape) -> dict[Stage, float]:
         """Return milliseconds of a pod by stage."""
         curves = self._curves
+        token_ms = self._token_ms + curves.decode_token_ms * _context(shape)
         return {
             Stage.ENCODE: sum(curves.encode(1, tokens) for tokens in shape.image_tokens),
             Stage.PREFILL: curves.prefill(shape.prompt_tokens),
-            Stage.DECODE: self._token_ms * (shape.output_tokens - 1),
+            Stage.DECODE: token_ms * (shape.output_tokens - 1),
         }
+
+
+def _context(shape: Shape) -> float:
+    """Return the context of a request half way through its answer."""
+    return shape.prompt_tokens + shape.output_tokens / 2
 
 
 def offered_pods(
@@ -68,7 +79,7 @@ def offered_pods(
 ) -> dict[Stage, float]:
     """Return the demand of requests that came within so many seconds, in pods by stage."""
     known = [request.shape for request in requests]
-    work = Work(curves, slo, mean_shape(known))
+    work = Work(curves, slo, known)
     total = dict.fromkeys(Stage, 0.0)
     for shape in known:
         for stage, ms in work.of(shape).items():

@@ -37,16 +37,16 @@ class Slo:
     attainment: float = 0.9
 
 
-def gap_p90_ms(gaps_s: Sequence[float]) -> float:
-    """Return the 90th percentile of gaps, interpolated as numpy does."""
-    if len(gaps_s) > 200:
-        return float(np.percentile(np.asarray(gaps_s), 90)) * 1e3
-    ordered = sorted(gaps_s)
-    rank = 0.9 * (len(ordered) - 1)
+def gap_p90_ms(gaps_s: Column) -> float:
+    """Return the 90th percentile of gaps in milliseconds, interpolated as numpy does."""
+    rank = 0.9 * (len(gaps_s) - 1)
     low = int(rank)
-    if low + 1 >= len(ordered):
-        return ordered[-1] * 1e3
-    return (ordered[low] + (rank - low) * (ordered[low + 1] - ordered[low])) * 1e3
+    if low + 1 >= len(gaps_s):
+        return float(gaps_s.max()) * 1e3
+    # numpy.percentile takes ten times as long over this.
+    ordered = np.partition(gaps_s, (low, low + 1))
+    below, above = float(ordered[low]), float(ordered[low + 1])
+    return (below + (rank - low) * (above - below)) * 1e3
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from epd_sim.results import Slo
+from epd_sim.results import Slo, Tpot
 from epd_sim.workload import Request, Shape, Workload, gamma_gaps, poisson_gaps
 
 Mix = Callable[[float, np.random.Generator], Shape]
@@ -32,13 +32,13 @@ class Scenario:
 
 
 def chat(rng: np.random.Generator) -> Shape:
-    """Draw a chat without images: prompt about 600 tokens, answer about 250."""
-    return Shape(_around(600, 0.8, rng), _around(250, 0.7, rng))
+    """Draw a chat without images: a prompt of about 400 tokens, a long answer of about 1,200."""
+    return Shape(_around(400, 0.8, rng), _around(1200, 0.6, rng))
 
 
 def caption(rng: np.random.Generator) -> Shape:
-    """Draw a question about one to four images of 1,024 to 2,040 tokens; a short answer."""
-    images = tuple(int(rng.choice((1024, 1344, 2040))) for _ in range(int(rng.integers(1, 5))))
+    """Draw a question about one to three images of 1,024 to 2,040 tokens; a short answer."""
+    images = tuple(int(rng.choice((1024, 1344, 2040))) for _ in range(int(rng.integers(1, 4))))
     return Shape(_around(80, 0.5, rng), _around(60, 0.6, rng), images)
 
 
@@ -47,7 +47,7 @@ def square_wave(
     seconds: float,
     seed: int,
     *,
-    period_s: float = 120.0,
+    period_s: float = 240.0,
     low: float = 0.1,
     high: float = 0.9,
 ) -> list[Request]:
@@ -80,7 +80,7 @@ def smooth(rate: float, seconds: float, seed: int) -> list[Request]:
 def bursts(rate: float, seconds: float, seed: int) -> list[Request]:
     """Return the same mix in bursts: gamma gaps with a coefficient of variation of 4."""
     rng = np.random.default_rng(seed)
-    requests = []
+    requests: list[Request] = []
     now_s = 0.0
     for gap in gamma_gaps(rate, 4.0, rng):
         now_s += gap
@@ -126,7 +126,7 @@ def _around(mean: float, spread: float, rng: np.random.Generator) -> int:
     return max(1, int(rng.lognormal(np.log(mean) - spread**2 / 2, spread)))
 
 
-_CHAT_SLO: Final = Slo(ttft_ms=1000.0, tpot_ms=50.0)
+_CHAT_SLO: Final = Slo(ttft_ms=2000.0, tpot_ms=50.0, tpot=Tpot.P90)
 
 SCENARIOS: Final = {
     scenario.name: scenario

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+
 from epd.vocabulary import Role, Stage
 from epd_sim.batching import TWO_ENGINES, Batching
 from epd_sim.calls import Call, Piece
@@ -283,7 +285,7 @@ class World:
         if call.first_token_s is None:
             call.first_token_s = now_s
         else:
-            call.gaps_s.append(now_s - call.last_token_s)
+            call.gaps_s.append(np.array([now_s - call.last_token_s]))
         call.last_token_s = now_s
         call.emitted += 1
 
@@ -296,19 +298,19 @@ class World:
 
     def _note_tokens(self, call: Call, times_s: "array[float]") -> None:
         """Take tokens that came from a decode batch; their gaps begin at the token before."""
-        last_s = call.last_token_s
-        for time_s in times_s:
-            call.gaps_s.append(time_s - last_s)
-            last_s = time_s
-        call.emitted += len(times_s)
-        call.last_token_s = last_s
+        if times_s:
+            times = np.array(times_s)
+            call.gaps_s.append(np.diff(times, prepend=call.last_token_s))
+            call.emitted += len(times_s)
+            call.last_token_s = times_s[-1]
 
     def _finish(self, call: Call) -> None:
         self.open_calls -= 1
         self.ended.append(call)
         if call.gaps_s and call.first_token_s is not None:
-            call.tpot_mean_ms = sum(call.gaps_s) / len(call.gaps_s) * 1e3
-            call.tpot_p90_ms = gap_p90_ms(call.gaps_s)
+            gaps_s = call.gaps_s[0] if len(call.gaps_s) == 1 else np.concatenate(call.gaps_s)
+            call.tpot_mean_ms = float(gaps_s.mean()) * 1e3
+            call.tpot_p90_ms = gap_p90_ms(gaps_s)
             call.gaps_s = []
 
     def _done(self, piece: Piece) -> None:
