@@ -23,6 +23,7 @@ MEASUREMENTS = {
     "vllm": "vllm_bench",
     "handoff": "handoff",
     "encode_ways": "encode_ways",
+    "policy": "policy",
 }
 EXPLICIT_ONLY = ("race",)
 """Needs programs that no other part of the project does: measured only when named."""

@@ -256,3 +256,76 @@ def test_a_suspect_pod_for_both_stages_gives_way_to_a_decode_pod():
     both = pod("pd", PD)
     both.suspect = True
     assert place_whole([both, pod("d", D)], COSTS).pod.name == "d"
+
+
+# --- overflow by prediction -----------------------------------------------------------------------
+
+TIMED = Costs(encode_ms=20, prefill_ms=30, decode_ms=1000, kv_handoff_ms=5, ttft_ms=100)
+
+
+def test_prefill_overflows_where_its_pods_would_miss_the_ttft_and_another_would_not():
+    # Three prompts ahead and one's own: 120 ms of 100.
+    pods = [pod("p", P, prefill=3), pod("d1", D, decode=4), pod("d2", D, decode=2)]
+    pair = place_generation(pods, TIMED)
+    assert pair.prefill.name == "d2"
+    assert pair.overflow == (Stage.PREFILL,)
+
+
+def test_prefill_stays_where_its_pods_meet_the_ttft():
+    pair = place_generation([pod("p", P, prefill=2), pod("d", D)], TIMED)
+    assert pair.prefill.name == "p"
+    assert pair.overflow == ()
+
+
+def test_prefill_stays_where_nobody_meets_the_ttft():
+    pair = place_generation([pod("p", P, prefill=9), pod("d", D, prefill=4)], TIMED)
+    assert pair.prefill.name == "p"
+    assert pair.overflow == ()
+
+
+def test_prefill_never_overflows_to_a_pod_where_answers_wait_for_room():
+    pods = [pod("p", P, prefill=9), pod("d", D, decode=3)]
+    pods[1].loads[Stage.DECODE].waiting = 1
+    assert place_generation(pods, TIMED).prefill.name == "p"
+    pods[1].loads[Stage.DECODE].waiting = 0
+    pods[1].kv_used_permille = 960
+    assert place_generation(pods, TIMED).prefill.name == "p"
+
+
+def test_prefill_never_overflows_to_pods_that_failed_it_or_are_suspect_or_of_another_hash():
+    pods = [pod("p", P, prefill=9), pod("d", D), pod("e", E), pod("x", E, "other")]
+    pods[2].suspect = True
+    assert place_generation(pods, TIMED, avoid=["d"]).prefill.name == "p"
+
+
+def test_encode_overflows_where_its_pods_would_miss_the_ttft():
+    pods = [pod("e", E, encode=5), pod("p", P, prefill=1), pod("d", D, decode=1)]
+    choice = place_encode(pods, 1, TIMED)
+    assert choice.pod.name == "d"
+    assert choice.overflow
+
+
+def test_without_an_slo_nothing_overflows_by_prediction():
+    pods = [pod("p", P, prefill=900), pod("d", D)]
+    assert place_generation(pods, COSTS).prefill.name == "p"
+
+
+def test_a_large_fleet_is_sampled_at_another_place_for_each_request():
+    pods = [pod(f"p{n}", PD) for n in range(1000)]
+    firsts = {place_generation(pods, COSTS, turn=turn).prefill.name for turn in range(100)}
+    assert len(firsts) == 100
+
+
+def test_a_rare_role_of_a_large_fleet_is_found_even_outside_the_sample():
+    pods = [pod(f"d{n}", D) for n in range(999)] + [pod("p", P)]
+    for turn in range(10):
+        pair = place_generation(pods, COSTS, turn=turn)
+        assert pair.prefill.name == "p"
+        assert pair.overflow == ()
+
+
+def test_images_of_a_large_fleet_are_not_fused_for_want_of_an_encode_pod_in_the_sample():
+    pods = [pod(f"x{n}", PD) for n in range(999)] + [pod("e", E)]
+    assert not any(
+        place_generation(pods, COSTS, turn=turn, images=1).fused_encode for turn in range(10)
+    )

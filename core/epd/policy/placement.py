@@ -11,7 +11,9 @@ Whoever is asked for a stage is drawn from the first of these that is not empty:
 4. any pod (overflow);
 5. the same again without regard to `avoid`, the pods where this request failed before.
 
-Unhealthy pods are never drawn.
+Unhealthy pods are never drawn. Where the best pod of the role is predicted to miss the TTFT that
+`Costs.ttft_ms` allows and a pod of another role is not, encode and prefill overflow to that one.
+Of a large fleet, every n-th pod is looked at, each request at others.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -26,6 +28,7 @@ _PREFILL: Final = Stage.PREFILL
 _DECODE: Final = Stage.DECODE
 
 _NOBODY: Final[frozenset[str]] = frozenset()
+_SAMPLE: Final = 4  # times `max_considered`: pods that are looked at, of a large fleet
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK_64: Final = (1 << 64) - 1
 
@@ -107,6 +110,8 @@ def place_encode(
             cost += service_ms(pod, _ENCODE, costs)
         if cost < best_ms:
             best, best_ms = pod, cost
+    if not overflow and (other := _relief(pods, best, _ENCODE, avoid, compatibility_hash, costs)):
+        best, overflow = other, True
     return Choice(best, wait_ms(best, _ENCODE, costs), overflow)
 
 
@@ -131,9 +136,28 @@ def place_generation(
         compatibility_hash: The embeddings' hash; empty: any.
         embeddings_at: Names of pods that hold the request's embeddings.
     """
+    fitting = _of_hash(pods, compatibility_hash)
+    stride = len(fitting) // (_SAMPLE * costs.max_considered)
+    if stride > 1 and not embeddings_at:
+        sample = fitting[turn % stride :: stride]
+        best, rank = _best_of_groups(sample, costs, images, turn // stride, avoid, _NOBODY)
+        if rank == 0 and not (images and not any(_ENCODE in pod.stages for pod in sample)):
+            return best
+    return _best_of_groups(fitting, costs, images, turn, avoid, embeddings_at)[0]
+
+
+def _best_of_groups(
+    pods: Sequence[PodView],
+    costs: Costs,
+    images: int,
+    turn: int,
+    avoid: Collection[str],
+    embeddings_at: Collection[str],
+) -> tuple[PairChoice | None, int]:
+    """Return the best pair of any hash, and the rank of the lists it comes from; -1 for none."""
     best: PairChoice | None = None
-    best_rank = 0
-    for group in _groups(_of_hash(pods, compatibility_hash)):
+    best_rank = -1
+    for group in _groups(pods):
         prefills, prefill_overflow, prefill_rank = _draw(group, _PREFILL, avoid)
         decodes, decode_overflow, decode_rank = _draw(group, _DECODE, avoid)
         if not prefills or not decodes:
@@ -147,11 +171,44 @@ def place_generation(
         )
         rank = prefill_rank + decode_rank
         if best is None or (rank, cost_ms) < (best_rank, best.cost_ms):
+            if not prefill_overflow and not fused:
+                other = _relief(group, prefill, _PREFILL, avoid, "", costs)
+                prefill, prefill_overflow = other or prefill, other is not None
             overflow = _overflow(
                 fused and _ENCODE not in prefill.stages, prefill_overflow, decode_overflow
             )
             best = PairChoice(prefill, decode, cost_ms, overflow, fused)
             best_rank = rank
+    return best, best_rank
+
+
+def _relief(
+    pods: Iterable[PodView],
+    chosen: PodView,
+    stage: Stage,
+    avoid: Collection[str],
+    compatibility_hash: str,
+    costs: Costs,
+) -> PodView | None:
+    """Return the pod of another role that meets the TTFT where `chosen` does not.
+
+    Pods where answers wait for room are left alone: taking from decode while decode is loaded
+    piles up finished prefills (Arrow's overload rule).
+    """
+    best: PodView | None = None
+    best_ms = costs.ttft_ms
+    if wait_ms(chosen, stage, costs) + service_ms(chosen, stage, costs) <= best_ms:
+        return None
+    for pod in pods:
+        if stage in pod.stages or not pod.healthy or pod.suspect or pod.name in avoid:
+            continue
+        if pod.loads[_DECODE].waiting or pod.kv_used_permille > costs.kv_full_permille:
+            continue
+        if compatibility_hash and pod.compatibility_hash != compatibility_hash:
+            continue
+        takes_ms = wait_ms(pod, stage, costs) + service_ms(pod, stage, costs)
+        if takes_ms < best_ms:
+            best, best_ms = pod, takes_ms
     return best
 
 
@@ -252,6 +309,7 @@ def _best_pair(
     pairs of one pod with itself, which save the handoff, are compared besides.
     """
     decode, decode_ms = _least(decodes, costs)
+    paired_ms = decode_ms + costs.kv_handoff_ms
     decode_ids = set(map(id, decodes))
     best: tuple[PodView, PodView, bool] = (prefills[0], decode, False)
     best_ms = float("inf")
@@ -261,23 +319,20 @@ def _best_pair(
             prefill_ms += costs.ec_handoff_ms
         fused = False
         if encode.images:
-            here_ms = _encode_here_ms(pod, encode, costs)
-            fused = here_ms <= encode.cost_ms
-            prefill_ms += min(here_ms, encode.cost_ms)
-        if pod is not decode and prefill_ms + decode_ms + costs.kv_handoff_ms < best_ms:
-            best, best_ms = (pod, decode, fused), prefill_ms + decode_ms + costs.kv_handoff_ms
+            encode_ms = encode.cost_ms
+            if encode.anywhere or _ENCODE in pod.stages:  # one image after the other
+                here_ms = encode.images * service_ms(pod, _ENCODE, costs)
+                here_ms += wait_ms(pod, _ENCODE, costs)
+                fused = here_ms <= encode_ms
+                encode_ms = min(here_ms, encode_ms)
+            prefill_ms += encode_ms
+        if pod is not decode and prefill_ms + paired_ms < best_ms:
+            best, best_ms = (pod, decode, fused), prefill_ms + paired_ms
         if id(pod) in decode_ids:
             same_ms = prefill_ms + wait_ms(pod, _DECODE, costs)
             if same_ms < best_ms:
                 best, best_ms = (pod, pod, fused), same_ms
     return best[0], best[1], best_ms, best[2]
-
-
-def _encode_here_ms(pod: PodView, encode: _EncodeApart, costs: Costs) -> float:
-    """Return what it costs `pod`, one image after the other; infinite if it is not offered that."""
-    if _ENCODE not in pod.stages and not encode.anywhere:
-        return float("inf")
-    return wait_ms(pod, _ENCODE, costs) + encode.images * service_ms(pod, _ENCODE, costs)
 
 
 def _least(decodes: Sequence[PodView], costs: Costs) -> tuple[PodView, float]:
@@ -293,11 +348,9 @@ def _draw(
     pods: Sequence[PodView], stage: Stage, avoid: Collection[str]
 ) -> tuple[Sequence[PodView], bool, int]:
     """Return (candidates, overflow, rank of the list they come from; lower is better)."""
-    usual = [
-        pod
-        for pod in pods
-        if stage in pod.stages and pod.healthy and not pod.suspect and pod.name not in avoid
-    ]
+    usual = [p for p in pods if stage in p.stages and p.healthy and not p.suspect]
+    if avoid:
+        usual = [pod for pod in usual if pod.name not in avoid]
     if usual:
         return usual, False, 0
     healthy = [pod for pod in pods if pod.healthy]

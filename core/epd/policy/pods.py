@@ -5,6 +5,7 @@ Stages of one pod share its accelerator, so work of the others counts by the sha
 """
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from epd.vocabulary import Stage
@@ -83,6 +84,8 @@ class Costs:
             others).
         kv_full_permille: Above this fill of the KV cache a new answer waits for one to end.
         max_considered: Pods compared for one stage; more are looked at in turns.
+        ttft_ms: The SLO's, less what is spent outside pods. Encode or prefill that no pod of the
+            role is predicted to end by then goes to one of another role that is; infinite: never.
     """
 
     encode_ms: float = 20.0
@@ -95,6 +98,7 @@ class Costs:
     decode_share: float = 0.01
     kv_full_permille: int = 950
     max_considered: int = 64
+    ttft_ms: float = inf
 
 
 def service_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
@@ -110,20 +114,21 @@ def service_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
 def wait_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
     """Return how long a new piece of `stage` would be held up on `pod`."""
     loads = pod.loads
-    encode, prefill, decode = loads[_ENCODE], loads[_PREFILL], loads[_DECODE]
     wait = 0.0
-    if encode.outstanding:
+    load = loads[_ENCODE]
+    if load.outstanding:
         share = 1.0 if stage is _ENCODE else costs.encode_share
-        wait += share * encode.outstanding * service_ms(pod, _ENCODE, costs)
-    if prefill.outstanding:
+        wait += share * load.outstanding * (load.service_ms or costs.encode_ms)
+    load = loads[_PREFILL]
+    if load.outstanding:
         share = 1.0 if stage is _PREFILL else costs.prefill_share
-        wait += share * prefill.outstanding * service_ms(pod, _PREFILL, costs)
-    if decode.outstanding:
-        answer_ms = service_ms(pod, _DECODE, costs)
-        wait += costs.decode_share * decode.outstanding * answer_ms
-        if stage is _DECODE and (decode.waiting or pod.kv_used_permille > costs.kv_full_permille):
-            running = max(1, decode.outstanding - decode.waiting)
-            wait += (decode.waiting + 1) * answer_ms / running
+        wait += share * load.outstanding * (load.service_ms or costs.prefill_ms)
+    load = loads[_DECODE]
+    if load.outstanding:
+        answer_ms = load.service_ms or costs.decode_ms
+        wait += costs.decode_share * load.outstanding * answer_ms
+        if stage is _DECODE and (load.waiting or pod.kv_used_permille > costs.kv_full_permille):
+            wait += (load.waiting + 1) * answer_ms / max(1, load.outstanding - load.waiting)
     return wait
 
 
