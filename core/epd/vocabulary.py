@@ -122,6 +122,9 @@ DRAIN_REASON: Final = f"{API_GROUP}/drain-reason"
 ASSIGNED_ROLE: Final = f"{API_GROUP}/assigned-role"
 """Annotation on a pod: the role the operator last gave it; another label is a user's own flip."""
 
+FLIPPED_AT: Final = f"{API_GROUP}/flipped-at"
+"""Annotation on a pod: when the control loop last changed its role (RFC 3339)."""
+
 REVISION_LABEL: Final = f"{API_GROUP}/revision"
 """On a worker pod: digest of the template it was made from; another digest is an upgrade."""
 

@@ -111,7 +111,7 @@ def status_of(wanted: Wanted, found: Found, before: Mapping[str, Any], now: date
             }
             for role in roles
         ],
-        "conditions": _conditions(verdicts, kept, wanted.generation, now),
+        "conditions": merged(verdicts, kept, wanted.generation, now),
     }
 
 
@@ -128,7 +128,7 @@ def status_of_invalid(
         verdicts.append(Verdict(ConditionType.READY, False, "InvalidSpec", message))
     return {
         "observedGeneration": generation,
-        "conditions": _conditions(verdicts, kept, generation, now),
+        "conditions": merged(verdicts, kept, generation, now),
     }
 
 
@@ -209,7 +209,7 @@ def _named(found: Found) -> list[WorkerPod]:
     return found.ailing[:MAX_NAMED]
 
 
-def _conditions(
+def merged(
     verdicts: Sequence[Verdict], kept: Mapping[str, Manifest], generation: int, now: datetime
 ) -> list[Manifest]:
     """Return all conditions in the order of `ConditionType`; those not judged stay as they are."""

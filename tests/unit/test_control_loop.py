@@ -53,6 +53,7 @@ def traffic(prompts=0.0, images=0.0, prompt_tokens=500.0, output_tokens=11.0, **
         image_tokens=images * 256,
         prompt_tokens=prompts * prompt_tokens,
         output_tokens=prompts * output_tokens,
+        ttft_ms=(),
         tpot_ms=(),
         **fields,
     )

@@ -81,7 +81,7 @@ class Controller:
         if self.mode is ControlMode.ACTIVE:
             enacted, refused = await self._enact(decision.flips)
             problem = problem or refused
-        await self.reporter.report(Pass(decision, enacted, problem))
+        await self.reporter.report(Pass(decision, enacted, problem, traffic))
         return Memory(control, known)
 
     async def _enact(self, flips: tuple[Flip, ...]) -> tuple[tuple[Flip, ...], str]:

@@ -72,11 +72,13 @@ class Pass:
         decision: What was decided.
         enacted: The flips that were made.
         problem: What stood in the way of observing or enacting, one line; empty: nothing.
+        traffic: What was observed; None: nothing could be.
     """
 
     decision: Decision
     enacted: tuple[Flip, ...] = ()
     problem: str = ""
+    traffic: Traffic | None = None
 
 
 class Reporter(Protocol):

@@ -79,6 +79,7 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
         "image_tokens": Query(telemetry.IMAGE_TOKENS),
         "prompt_tokens": Query(telemetry.PROMPT_TOKENS),
         "output_tokens": Query(telemetry.OUTPUT_TOKENS),
+        "ttft": Query(telemetry.TTFT, by=("le",), suffix="_bucket"),
         "tpot": Query(telemetry.TPOT, by=("le",), suffix="_bucket"),
     }
 )
@@ -102,7 +103,8 @@ class Traffic:
         image_tokens: Tokens of images that were encoded apart.
         prompt_tokens: Of answered requests.
         output_tokens: Of answered requests.
-        tpot_ms: By its cumulative buckets, limit in milliseconds to rate.
+        ttft_ms: Time to the first token by its cumulative buckets, limit in milliseconds to rate.
+        tpot_ms: Time per output token, likewise.
     """
 
     window_s: float
@@ -118,6 +120,7 @@ class Traffic:
     image_tokens: float
     prompt_tokens: float
     output_tokens: float
+    ttft_ms: Sequence[tuple[float, float]]
     tpot_ms: Sequence[tuple[float, float]]
 
 
@@ -137,9 +140,6 @@ def traffic_of(
         name: sum(samples.get(name, {}).values())
         for name in ("completed", "images", "image_tokens", "prompt_tokens", "output_tokens")
     }
-    buckets = {
-        float(limit) * 1e3: rate for (limit,), rate in samples.get("tpot", {}).items() if limit
-    }
     return Traffic(
         window_s=window_s,
         age_s=age_s,
@@ -154,7 +154,8 @@ def traffic_of(
         image_tokens=total["image_tokens"],
         prompt_tokens=total["prompt_tokens"],
         output_tokens=total["output_tokens"],
-        tpot_ms=sorted(buckets.items()),
+        ttft_ms=_buckets_ms(samples.get("ttft", {})),
+        tpot_ms=_buckets_ms(samples.get("tpot", {})),
     )
 
 
@@ -177,6 +178,10 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
             return below + (limit - below) * ((wanted - under) / inside if inside else 1.0)
         below, under = limit, rate
     return below
+
+
+def _buckets_ms(samples: Mapping[Labels, float]) -> list[tuple[float, float]]:
+    return sorted((float(limit) * 1e3, rate) for (limit,), rate in samples.items() if limit)
 
 
 def _by_stage(samples: Mapping[Labels, float]) -> dict[Stage, float]:
