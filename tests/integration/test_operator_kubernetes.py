@@ -12,20 +12,20 @@ from fake_kubernetes import FakeWorkers
 from kube.control_plane import ControlPlane
 from operator_world import IMAGES
 from pod_player import PodPlayer
-from running_operator import CRD, ROOT, Clusters, CountingCluster, operator, settings, until
+from running_operator import (
+    ROOT,
+    Clusters,
+    CountingCluster,
+    epd_api,
+    operator,
+    settings,
+    until,
+)
 
 from epd_operator.cluster import KubernetesCluster, connect
 from epd_operator.objects import Key
 from epd_operator.reconcile import Reconciler
 from epd_operator.service import SystemClock
-
-
-@pytest.fixture(scope="session")
-def epd_api(control_plane: ControlPlane) -> ControlPlane:
-    """Return the control plane once it knows `EPDCluster`."""
-    control_plane.api.kubectl("apply", "--server-side", "-f", CRD)
-    control_plane.api.kubectl("wait", "--for=condition=Established", "-f", CRD, "--timeout=30s")
-    return control_plane
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ async def nodes(clusters: Clusters) -> AsyncIterator[PodPlayer]:
     async with PodPlayer(clusters.api, clusters.namespace) as player:
         yield player
 
+
+__all__ = ["epd_api"]
 
 SOON = {"drainSeconds": 1}
 """Pods here have no address that answers: they are not waited for."""
@@ -65,27 +67,6 @@ def account(clusters: Clusters) -> Path:
     }
     rules = [*chart_rules(), lease]
     return clusters.api.service_account(clusters.namespace, "operator", rules=rules)
-
-
-async def test_applied_scaled_and_deleted_with_the_rights_of_the_chart(
-    clusters: Clusters, nodes: PodPlayer
-) -> None:
-    kubectl, here = clusters.api.kubectl, ("-n", clusters.namespace)
-    async with operator(settings(account(clusters), [clusters.namespace])):
-        clusters.create(rollout=SOON)
-        await clusters.settled()
-        assert clusters.roles() == Counter({"encode": 1, "prefill": 1, "decode": 1})
-        kubectl("wait", "--for=condition=Ready", "epd/demo", "--timeout=5s", *here)
-        assert kubectl("get", "epd", "demo", "--no-headers", *here).split()[0] == "demo"
-        kubectl("scale", "epd/demo", "--replicas=6", *here)
-        await clusters.settled()
-        assert sum(clusters.roles().values()) == 6
-        kubectl("scale", "epd/demo", "--replicas=2", *here)
-        await clusters.settled()
-        assert len(clusters.pods()) == 2
-        # In a thread: the operator runs in this one.
-        await asyncio.to_thread(kubectl, "delete", "epd/demo", "--timeout=60s", *here)
-        await until(lambda: not clusters.pods() and not clusters.pods(component="gateway"))
 
 
 async def test_pods_meet_the_restricted_standard(clusters: Clusters, nodes: PodPlayer) -> None:
@@ -150,3 +131,24 @@ async def test_one_of_two_operators_works_and_the_other_takes_over(
         clusters.edit(replicas=4)
         await clusters.settled()
         assert len(clusters.pods()) == 4
+
+
+async def test_applied_scaled_and_deleted_with_the_rights_of_the_chart(
+    clusters: Clusters, nodes: PodPlayer
+) -> None:
+    kubectl, here = clusters.api.kubectl, ("-n", clusters.namespace)
+    async with operator(settings(account(clusters), [clusters.namespace])):
+        clusters.create(rollout=SOON)
+        await clusters.settled()
+        assert clusters.roles() == Counter({"encode": 1, "prefill": 1, "decode": 1})
+        kubectl("wait", "--for=condition=Ready", "epd/demo", "--timeout=5s", *here)
+        assert kubectl("get", "epd", "demo", "--no-headers", *here).split()[0] == "demo"
+        kubectl("scale", "epd/demo", "--replicas=6", *here)
+        await clusters.settled()
+        assert sum(clusters.roles().values()) == 6
+        kubectl("scale", "epd/demo", "--replicas=2", *here)
+        await clusters.settled()
+        assert len(clusters.pods()) == 2
+        # In a thread: the operator runs in this one.
+        await asyncio.to_thread(kubectl, "delete", "epd/demo", "--timeout=60s", *here)
+        await until(lambda: not clusters.pods() and not clusters.pods(component="gateway"))

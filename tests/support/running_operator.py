@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kube.api import Api
+from kube.control_plane import ControlPlane
 from operator_world import IMAGES, manifest
 
 from epd.vocabulary import ROLE_LABEL
@@ -49,6 +51,14 @@ async def operator(settings: OperatorSettings) -> AsyncIterator[None]:
     finally:
         stop.set()
         await task
+
+
+@pytest.fixture(scope="session")
+def epd_api(control_plane: ControlPlane) -> ControlPlane:
+    """Return the control plane once it knows `EPDCluster`."""
+    control_plane.api.kubectl("apply", "--server-side", "-f", CRD)
+    control_plane.api.kubectl("wait", "--for=condition=Established", "-f", CRD, "--timeout=30s")
+    return control_plane
 
 
 class Clusters:
