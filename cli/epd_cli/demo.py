@@ -18,7 +18,7 @@ from epd_cli.demo_streams import Answer, Ask, Client, Slot, long_chats, plain_ch
 from epd_cli.demo_timeline import LEGEND, draw_roles
 from epd_cli.failures import CommandError
 from epd_cli.interrupts import Interrupts
-from epd_cli.plan import Plan, check_engine, check_model, make_plan
+from epd_cli.local_plan import Plan, check_engine, check_model, make_plan
 from epd_cli.tables import print_table
 from epd_cli.timeline import summary, timeline_of
 from epd_cli.up import banner, running

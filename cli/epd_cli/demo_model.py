@@ -5,7 +5,7 @@ import sys
 
 from epd.api import EPDCluster
 from epd_cli.failures import CommandError
-from epd_cli.plan import tiny_kind
+from epd_cli.local_plan import tiny_kind
 
 
 async def ensure(cluster: EPDCluster) -> None:

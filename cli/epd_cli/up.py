@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from epd_cli.interrupts import Interrupts
-from epd_cli.plan import Plan, check_engine, check_model, make_plan
+from epd_cli.local_plan import Plan, check_engine, check_model, make_plan
 from epd_cli.progress import Progress, progress_for
 from epd_operator.control.ports import Pass
 from epd_operator.local import LocalCluster
