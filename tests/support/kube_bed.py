@@ -32,6 +32,9 @@ one for the whole run, up in 7 to 17 s, with the definitions of `crds/` in it:
 
 `node_namespace` is a fresh namespace there, restricted, with those claims in it.
 
+`fake_nodes` is another control plane, for tests with many pods: `fake_nodes.add(8)` makes nodes on
+which pods become ready at once and nothing runs (kwok). It knows EPDClusters.
+
 Where the programs cannot be had, tests that ask for these are skipped with one line that says why.
 Several tests share the server: name cluster-wide objects after the namespace.
 """
@@ -46,6 +49,7 @@ from kube.api import Api
 from kube.bed import Bed
 from kube.binaries import UnavailableError
 from kube.control_plane import ControlPlane
+from kube.fake_nodes import FakeNodes
 from kube.node import Node
 
 BedT = TypeVar("BedT", bound=Bed)
@@ -81,6 +85,14 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = control_plane.api.create_namespace()
     yield name
     control_plane.api.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def fake_nodes() -> Iterator[FakeNodes]:
+    """Return a control plane of its own to which fake nodes can be added."""
+    with _or_skip(FakeNodes) as plane:
+        _install_definitions(plane.api)
+        yield plane
 
 
 @pytest.fixture
