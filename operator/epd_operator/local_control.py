@@ -3,21 +3,17 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from epd.api import EPDCluster
-from epd.api.curves import DEFAULT_CURVES_FILE
-from epd.api.names import ControlMode, EngineType
+from epd.api.names import ControlMode
 from epd.policy.control_view import Flip
-from epd.policy.curves import CostCurves
 from epd.vocabulary import Role
 from epd_operator import local_probe, local_state
-from epd_operator.control.curves_file import read_curves
+from epd_operator.control.curves_file import curves_of_engine
 from epd_operator.control.loop import Controller
 from epd_operator.control.ports import FleetPod, FlipRefused, Metrics, Pass
 from epd_operator.control.translate import aim_of
@@ -121,24 +117,10 @@ def controller_of(
         clock=time.monotonic,
         aim=aim_of(cluster),
         mode=cluster.spec.control.mode,
-        curves=curves_of_spec(cluster),
+        curves=curves_of_engine(cluster.spec.engine, read_file=True),
     )
 
 
 def window_s(interval_s: float) -> float:
     """Return what rates are averaged over."""
     return max(LEAST_WINDOW_S, WINDOW_INTERVALS * interval_s)
-
-
-def curves_of_spec(cluster: EPDCluster) -> CostCurves | None:
-    """Return the cost curves of a simulated engine; None for a real one: it is measured.
-
-    Raises:
-        CurvesError: The file cannot be used.
-    """
-    engine = cluster.spec.engine
-    if engine.type is not EngineType.SIMULATED:
-        return None
-    defaults: Mapping[str, Any] = yaml.safe_load(DEFAULT_CURVES_FILE.read_bytes())
-    chosen = engine.simulated and engine.simulated.cost_curves_file
-    return read_curves(Path(chosen) if chosen else DEFAULT_CURVES_FILE, defaults)

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from epd_operator import cluster as kubernetes
 from epd_operator import health
+from epd_operator.control.loops import ControlLoops
 from epd_operator.handlers import watch
 from epd_operator.health import Progress
 from epd_operator.lease import Lease
@@ -23,7 +24,7 @@ from epd_operator.objects import Key, Kind
 from epd_operator.ports import Cluster, ClusterCallError, GoneError
 from epd_operator.reconcile import Reconciler
 from epd_operator.settings import OperatorSettings
-from epd_operator.wakeups import WakeUps
+from epd_operator.wakeups import Outcome, WakeUps
 from epd_operator.worker_load import HttpWorkers
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,15 @@ async def _lead(parts: Parts, stop: asyncio.Event, lease: Lease | None) -> None:
         images=parts.settings.images,
         may_write=(lambda: lease.is_leading) if lease is not None else (lambda: True),
     )
-    wakeups = WakeUps(reconciler.run)
+    loops = ControlLoops(
+        parts.cluster, reconciler.clock, parts.settings.prometheus_url, reconciler.may_write
+    )
+
+    async def run_pass(key: Key) -> Outcome:
+        loops.hear_of(key)
+        return await reconciler.run(key)
+
+    wakeups = WakeUps(run_pass)
     parts.metrics.follow(wakeups)
     surveying = asyncio.create_task(_survey(parts, wakeups))
     try:
@@ -120,6 +129,7 @@ async def _lead(parts: Parts, stop: asyncio.Event, lease: Lease | None) -> None:
         )
     finally:
         surveying.cancel()
+        await loops.close()
         await wakeups.close()
         parts.metrics.follow(None)
 

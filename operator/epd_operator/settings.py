@@ -38,6 +38,7 @@ class OperatorSettings:
         metrics_port: Port of /metrics; 0: none.
         images: The release's images.
         kubeconfig: How to reach the API server; None: as the pod we are.
+        prometheus_url: Where the control loop reads metrics; empty: from the pods themselves.
     """
 
     namespaces: tuple[str, ...]
@@ -47,6 +48,7 @@ class OperatorSettings:
     metrics_port: int
     images: Images
     kubeconfig: Path | None
+    prometheus_url: str = ""
 
 
 def parse_arguments(
@@ -62,6 +64,8 @@ def parse_arguments(
         image = getattr(given, option)
         if not image or any(c.isspace() for c in image):
             parser.error(f"--{option.replace('_', '-')} {image!r}: an image name was expected")
+    if given.prometheus_url and not given.prometheus_url.startswith(("http://", "https://")):
+        parser.error(f"--prometheus-url {given.prometheus_url}: http://... or https://... expected")
     listed = environment.get("KUBECONFIG", "").split(os.pathsep, maxsplit=1)[0]
     return OperatorSettings(
         namespaces=tuple(dict.fromkeys(given.namespace)),
@@ -69,6 +73,7 @@ def parse_arguments(
         identity=given.identity,
         liveness_port=given.liveness_port,
         metrics_port=given.metrics_port,
+        prometheus_url=given.prometheus_url,
         images=Images(worker=given.worker_image, gateway=given.gateway_image),
         kubeconfig=given.kubeconfig or (Path(listed) if listed else None),
     )
@@ -104,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--liveness-port", type=_port, default=8081, help="/healthz and /readyz; 0: none (8081)")
     add("--metrics-port", type=_port, default=9100, help="/metrics; 0: none (9100)")
+    add(
+        "--prometheus-url",
+        default="",
+        metavar="URL",
+        help="where the control loop reads metrics (default: from the pods themselves)",
+    )
     add(
         "--worker-image",
         default=WORKER_IMAGE,

@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 
+from epd.api.curves import DEFAULT_CURVES_FILE
+from epd.api.names import EngineType
+from epd.api.v1alpha1 import EngineSpec
 from epd.policy.curves import CostCurves, Curve
 
 _GIB = 2**30
@@ -13,6 +16,25 @@ _GIB = 2**30
 
 class CurvesError(ValueError):
     """A curves file cannot be used; the message is one line."""
+
+
+def curves_of_engine(engine: EngineSpec, *, read_file: bool) -> CostCurves | None:
+    """Return the cost curves of a simulated engine; None for a real one, which is measured.
+
+    Args:
+        engine: What runs in the workers.
+        read_file: The file that it names is here, too; else such an engine is measured.
+
+    Raises:
+        CurvesError: The file cannot be used.
+    """
+    if engine.type is not EngineType.SIMULATED:
+        return None
+    chosen = engine.simulated and engine.simulated.cost_curves_file
+    if chosen and not read_file:
+        return None
+    defaults: Mapping[str, Any] = yaml.safe_load(DEFAULT_CURVES_FILE.read_bytes())
+    return read_curves(Path(chosen) if chosen else DEFAULT_CURVES_FILE, defaults)
 
 
 def read_curves(path: Path, defaults: Mapping[str, Any] | None = None) -> CostCurves:

@@ -12,6 +12,7 @@ from epd.api.names import ControlMode
 from epd.api.problems import ClusterError
 from epd_operator import conditions
 from epd_operator.control import report
+from epd_operator.control.curves_file import curves_of_engine
 from epd_operator.control.kubernetes import PodFleet, PodMetrics
 from epd_operator.control.loop import Controller, Memory
 from epd_operator.control.ports import Metrics, Pass
@@ -170,6 +171,6 @@ class ControlLoops:
             clock=lambda: self._clock.now().timestamp(),
             aim=course.aim,
             mode=spec.spec.control.mode,
-            curves=None,
+            curves=curves_of_engine(spec.spec.engine, read_file=False),
         )
         course.memory = await controller.run_once(course.memory)
