@@ -73,7 +73,7 @@ def decide(
         counts,
         target,
         needs.demand_pods,
-        view.limits.deadband + noise(view, needs.demand_pods, counts),
+        view.limits.deadband + noise(view, counts),
     )
     hysteresis = memory.hysteresis.after(present, view.limits, view.bounds)
     pass_ = Pass(view, ready, counts, target, needs, hysteresis)

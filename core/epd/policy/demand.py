@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Final
 
-from epd.policy.control_view import ClusterView, Reason, ReasonCode
+from epd.policy.control_view import ClusterView, Reason, ReasonCode, StageDemand
 from epd.vocabulary import Role, Stage
 
 # Work comes as requests of unequal size: the variance of their sum over a stretch is about twice
@@ -47,8 +47,8 @@ def needs_of(
     ahead_s = view.limits.forecast_s
     lasting = {
         role: sum(
-            (view.demand[stage].offered_pods + max(0.0, trend[stage]) * ahead_s)
-            / max(_LEAST_UTILISATION, view.demand[stage].max_utilisation)
+            _pods(view.demand[stage])
+            + max(0.0, trend[stage]) * ahead_s / _utilisation(view.demand[stage])
             for stage in role.stages
         )
         for role in counts
@@ -111,14 +111,22 @@ def _breaches(
     return extra, reasons
 
 
-def noise(
-    view: ClusterView, demand_pods: Mapping[Role, float], counts: Mapping[Role, int]
-) -> float:
-    """Return the standard error of the busiest role's utilisation, from the size of the sample."""
+def noise(view: ClusterView, counts: Mapping[Role, int]) -> float:
+    """Return the largest standard error of a role's utilisation, from the sizes of the samples."""
     worst = 0.0
-    for role, pods in demand_pods.items():
-        samples = [s for stage in role.stages if (s := view.demand[stage].samples) is not None]
-        if samples and pods:
-            error = sqrt(_VARIANCE_OF_ONE / max(1, min(samples)))
-            worst = max(worst, error * pods / max(1, counts[role]))
+    for role, pods in counts.items():
+        variance = sum(
+            _VARIANCE_OF_ONE / max(1, demand.samples) * _pods(demand) ** 2
+            for demand in (view.demand[stage] for stage in role.stages)
+            if demand.samples is not None
+        )
+        worst = max(worst, sqrt(variance) / max(1, pods))
     return worst
+
+
+def _pods(demand: StageDemand) -> float:
+    return demand.offered_pods / _utilisation(demand)
+
+
+def _utilisation(demand: StageDemand) -> float:
+    return max(_LEAST_UTILISATION, demand.max_utilisation)

@@ -69,11 +69,12 @@ class Pass:
             "utilisation": utilisation(demand, self.counts),
             "target_utilisation": utilisation(demand, self.target),
         }
+        if self._strangers():
+            return Reason(ReasonCode.METHOD_CHANGED, self.view.method, numbers)
         for role, pods in self.counts.items():
             if pods < min(self.target[role], bounds.get(role, _ANY).min_pods):
                 return Reason(ReasonCode.BELOW_MINIMUM, role, numbers)
-        code = ReasonCode.METHOD_CHANGED if self._strangers() else ReasonCode.BEST_SPLIT
-        return Reason(code, self.view.method, numbers)
+        return Reason(ReasonCode.BEST_SPLIT, self.view.method, numbers)
 
     def _at_target(self) -> Reason:
         """Say why today's split is the target: the best there is, or the bounds forbid better."""
