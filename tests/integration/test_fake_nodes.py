@@ -34,7 +34,7 @@ def test_hundreds_of_pods_become_ready_and_go(fake_nodes: FakeNodes) -> None:
     wait_until(lambda: not some(fieldSelector="status.phase!=Running"), "not all run")
     found = json.loads(api.client.get(pods).text)["items"]
     assert all(READY in condition_pairs(pod) for pod in found)
-    assert {pod["spec"]["nodeName"] for pod in found} == set(nodes)
+    assert {pod["spec"]["nodeName"] for pod in found} <= set(nodes)
     assert len({pod["status"]["podIP"] for pod in found}) == PODS
     api.client.delete(pods)
     wait_until(lambda: not some(), "pods are left")
