@@ -10,7 +10,11 @@ CHARTS = Path(__file__).parents[2] / "charts"
 OPERATOR, CRDS = CHARTS / "epd", CHARTS / "epd-crds"
 NAMESPACE = "epd-system"
 EVERYTHING: dict[str, Any] = {
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
     "metrics": {
+        "prometheusUrl": "http://prometheus:9090",
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True},
