@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from kube import binaries, keeper
+from kube import binaries, keeper, node_programs
 from kube.bed import BedError
 from kube.child import python_module
 
@@ -86,9 +86,12 @@ def _down(options: argparse.Namespace) -> int:
 def _enter(options: argparse.Namespace) -> int:
     everything = ["--all"] if options.all else []
     command = options.command or [os.environ.get("SHELL", "/bin/sh")]
-    process = str(keeper.node_process(options.dir))
-    program = python_module("kube.enter", *everything, process, *command)
-    environment = {**os.environ, "PYTHONPATH": str(binaries.ROOT / "hack")}
+    process_id, kubeconfig = keeper.node_in(options.dir)
+    program = python_module("kube.enter", *everything, str(process_id), *command)
+    own = {"PYTHONPATH": str(binaries.ROOT / "hack"), "KUBECONFIG": str(kubeconfig)}
+    folders = {str(path.parent) for path in binaries.find(*node_programs.PROGRAMS).values()}
+    path = ":".join([*sorted(folders), os.environ.get("PATH", "")])
+    environment = {**os.environ, **own, "PATH": path}
     return subprocess.run(program, env=environment, check=False).returncode
 
 

@@ -16,7 +16,7 @@ from typing import IO, Final, cast
 
 from kube.bed import Bed, BedError
 from kube.control_plane import ControlPlane
-from kube.node import Node
+from kube.node import INSIDE, Node
 
 READY: Final = "ready"
 BEDS: Final[dict[str, type[Bed]]] = {"control-plane": ControlPlane, "node": Node}
@@ -96,16 +96,17 @@ def _lock(folder: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def node_process(folder: Path) -> int:
-    """Return process 1 of the node in `folder`.
+def node_in(folder: Path) -> tuple[int, Path]:
+    """Return process 1 of the node in `folder`, and the kubeconfig for its network.
 
     Raises:
         BedError: There is none.
     """
     try:
-        return int((_bed_folder(folder) / "node.pid").read_text())
+        process_id = int((_bed_folder(folder) / "node.pid").read_text())
     except OSError:
         raise BedError(f"no node is up in {folder}") from None
+    return process_id, _bed_folder(folder) / INSIDE
 
 
 def _bed_folder(folder: Path) -> Path:

@@ -25,6 +25,8 @@ from kube.child import Child, python_module
 
 LOOPBACK: Final = "127.0.0.1"
 API_PORT: Final = 6443
+INSIDE: Final = "inside.kubeconfig"
+"""The administrator's kubeconfig for whoever is in the node's network."""
 
 
 class Node(Bed):
@@ -189,7 +191,9 @@ class Node(Bed):
         url = f"https://{node_files.NODE_ADDRESS}:{API_PORT}"
         for name, token in tokens.items():
             config = credentials.kubeconfig(url, ca, token)
-            credentials.write_kubeconfig(self.folder / f"{name}.kubeconfig", config)
+            # The administrator's own file is for use on the machine.
+            file_name = INSIDE if name == "admin" else f"{name}.kubeconfig"
+            credentials.write_kubeconfig(self.folder / file_name, config)
         return tokens
 
     def _write_configuration(self) -> None:
