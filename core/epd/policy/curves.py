@@ -34,6 +34,13 @@ class Curve:
         (x0, y0), (x1, y1) = points[right - 1], points[right]
         return max(0.0, y0 + (y1 - y0) * (x - x0) / (x1 - x0)) + self.quadratic_ms * x * x
 
+    def curvature(self) -> float:
+        """Return the second difference over the measured span, in milliseconds per square of x."""
+        half = self.points[-1][0] / 2
+        if not half:
+            return 2 * self.quadratic_ms
+        return max(0.0, self.at(2 * half) - 2 * self.at(half) + self.at(0.0)) / half**2
+
     def covers(self, x: float) -> bool:
         """Say whether `x` lies where the curve was measured."""
         return self.points[0][0] <= x <= self.points[-1][0]
@@ -134,9 +141,12 @@ class CostCurves:
         return self.encode_run_ms + images * self.image_ms.at(tokens) if images else 0.0
 
     def prefill(self, new_tokens: float, cached_tokens: float = 0.0) -> float:
-        """Return the time to prefill so many tokens behind cached ones."""
-        longer_ms = self.prefill_ms.at(cached_tokens + new_tokens)
-        return longer_ms - self.prefill_ms.at(cached_tokens) + self.prefill_ms.at(0.0)
+        """Return the time to prefill so many tokens behind cached ones.
+
+        New tokens attend to cached ones at the price at which long prompts attend to themselves.
+        """
+        alone_ms = self.prefill_ms.at(new_tokens)
+        return alone_ms + self.prefill_ms.curvature() * new_tokens * cached_tokens
 
     def decode_step(self, batch: float, context_tokens: float) -> float:
         """Return the time of a step of `batch` sequences with so much context in all."""
