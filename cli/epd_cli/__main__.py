@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from epd.vocabulary import Env, Role
+from epd_cli import study_options
 
 EXAMPLES: Final = """\
 examples:
@@ -20,6 +21,8 @@ examples:
   epd status                                    its pods, their roles and load
   epd chat --image photo.png "What is this?"    ask it, and see which pod did what
   epd flip tiny-2 encode-prefill                change the role of a running pod
+  epd plan --rate 10                            how many pods, split how
+  epd simulate square-wave                      what other policies would make of a traffic
 """
 
 
@@ -45,6 +48,22 @@ def parser() -> argparse.ArgumentParser:
     _add_flip(commands)
     _add_chat(commands)
     _add_demo(commands)
+    study_options.add_simulate(
+        _command(
+            commands,
+            "simulate",
+            "Serve a traffic in the simulated world, by one policy after the other.",
+            study_options.SIMULATE_EXAMPLES,
+        )
+    )
+    study_options.add_plan(
+        _command(
+            commands,
+            "plan",
+            "Find the smallest fleet, and its split, for a traffic and an objective.",
+            study_options.PLAN_EXAMPLES,
+        )
+    )
     return root
 
 

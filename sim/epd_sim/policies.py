@@ -94,10 +94,11 @@ def run(setup: Setup, policy: str, workload: Workload) -> Outcome:
         KeyError: No policy of that name.
     """
     counts, placer, control = POLICIES[policy].plan(setup, workload)
-    return _serve(setup, policy, workload, (counts, placer, control))
+    return serve(setup, policy, workload, (counts, placer, control))
 
 
-def _serve(setup: Setup, name: str, workload: Workload, plan: Plan) -> Outcome:
+def serve(setup: Setup, name: str, workload: Workload, plan: Plan) -> Outcome:
+    """Serve a workload as a plan says."""
     counts, placer, control = plan
     world = World(
         [role for role, count in counts.items() for _ in range(count)],
@@ -140,7 +141,7 @@ def best_static(setup: Setup, workload: Workload) -> dict[Role, int]:
         key = tuple(counts.values())
         if key not in tried:
             plan: Plan = (counts, GatewayPlacer(), None)
-            tried[key] = _serve(setup, "static", workload, plan).results.goodput(setup.slo)
+            tried[key] = serve(setup, "static", workload, plan).results.goodput(setup.slo)
         return tried[key]
 
     best = mean_split(setup, workload)
@@ -183,7 +184,7 @@ def _hydrainfer(setup: Setup, workload: Workload) -> Plan:
 
     def goodput(counts: Mapping[Role, int]) -> float:
         plan: Plan = (counts, GatewayPlacer(), None)
-        return _serve(setup, "probe", early, plan).results.goodput(setup.slo)
+        return serve(setup, "probe", early, plan).results.goodput(setup.slo)
 
     return max(choices, key=goodput), GatewayPlacer(), None
 
