@@ -179,6 +179,9 @@ WORKER_FRAMES: Final = _counter(
 ROSTER_VERSION: Final = _gauge(
     _GATEWAY, "epd_roster_version", "Version of the roster that is applied."
 )
+ROSTER_CURRENT: Final = _gauge(
+    _GATEWAY, "epd_roster_current", "Whether the roster is followed (1), or the last one stays (0)."
+)
 ROSTER_PODS: Final = _gauge(
     _GATEWAY, "epd_roster_pods", "Pods in the roster by role and whether they can take work.",
     "role", "state",
@@ -194,7 +197,7 @@ REFUSALS: Final = _counter(
 _OPERATOR: Final = Component.OPERATOR
 
 LEADING: Final = _gauge(
-    _OPERATOR, "epd_operator_leading", "1 where this operator is the one that works."
+    _OPERATOR, "epd_operator_leading", "Whether this operator is the one that works (1)."
 )
 CLUSTERS: Final = _gauge(_OPERATOR, "epd_operator_clusters", "Clusters that are looked after.")
 PASSES: Final = _counter(_OPERATOR, "epd_operator_passes_total", "Passes over a cluster.")

@@ -114,6 +114,7 @@ class RosterCollector(Collector):
         yield _counter(telemetry.EVENTS, traffic.events)
         yield _counter(telemetry.EVENT_BYTES, traffic.event_bytes)
         yield _gauge(telemetry.ROSTER_VERSION, self._roster.version)
+        yield _gauge(telemetry.ROSTER_CURRENT, self._roster.is_current)
         yield self._pods()
         yield _gauge(telemetry.CONNECTIONS, self._open_connections())
         yield _counter(telemetry.DISCONNECTS, self._http.disconnects_total)
@@ -140,7 +141,8 @@ class RosterCollector(Collector):
 _READ_AT_SCRAPE: Final = frozenset(
     {
         telemetry.WORKER_FRAMES, telemetry.EVENTS, telemetry.EVENT_BYTES, telemetry.ROSTER_VERSION,
-        telemetry.ROSTER_PODS, telemetry.CONNECTIONS, telemetry.DISCONNECTS, telemetry.REFUSALS,
+        telemetry.ROSTER_CURRENT, telemetry.ROSTER_PODS, telemetry.CONNECTIONS,
+        telemetry.DISCONNECTS, telemetry.REFUSALS,
     }
 )  # fmt: skip
 _OWN: Final = tuple(

@@ -102,6 +102,12 @@ class PodWatch:
         self._settings = settings
         self._version = ""
         self._failing = ""
+        self._following = False
+
+    @property
+    def is_following(self) -> bool:
+        """The last attempt to reach the API server worked, and a watch is open or about to be."""
+        return self._following
 
     async def changes(self) -> AsyncIterator[PodList | PodEvents]:
         """Yield all pods, then what happens to them, and all pods again after a failure."""
@@ -121,6 +127,7 @@ class PodWatch:
                 # Unreachable, unreadable files, or answers that no API server gives.
                 self._failed(f"{type(error).__name__}: {error}".rstrip(": "))
             self._version = ""
+            self._following = False
             # Many gateways lose the API server at one moment; they must not return at one.
             await asyncio.sleep(max(asked_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(2 * pause_s, self._settings.retry_max_s)
@@ -188,6 +195,7 @@ class PodWatch:
             self._failing = why
 
     def _recovered(self) -> None:
+        self._following = True
         if self._failing:
             logger.info("pods: followed again")
             self._failing = ""

@@ -79,6 +79,7 @@ class Roster:
         self._feed_model = ""
         self._costs = costs or Costs()
         self._credentials = credentials
+        self._source: RosterSource | None = None
         self._retired: dict[Worker, float] = {}
         self._past = TrafficTotals()
         self._turn = 0
@@ -88,6 +89,7 @@ class Roster:
 
     async def follow(self, source: RosterSource) -> None:
         """Apply what the feed brings, for ever."""
+        self._source = source
         async for snapshot in source.snapshots():
             self.apply(snapshot)
 
@@ -130,6 +132,11 @@ class Roster:
         for worker in (*self.workers.values(), *self._retired):
             total = total.plus(worker.traffic)
         return total
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the feed is being followed; without it, the last good roster stays."""
+        return self._source is not None and self._source.is_current
 
     def readiness(self) -> Readiness:
         """Return whether requests can be served now."""

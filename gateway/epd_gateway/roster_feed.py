@@ -73,6 +73,11 @@ class RosterSnapshot(BaseModel):
 class RosterSource(Protocol):
     """A feed of rosters."""
 
+    @property
+    def is_current(self) -> bool:
+        """What it yielded last is what there is now, as far as it can tell."""
+        ...
+
     def snapshots(self) -> AsyncIterator[RosterSnapshot]:
         """Yield the present roster as soon as there is one, then each new one; never end."""
         ...
@@ -91,6 +96,11 @@ class FileRoster:
         self._poll_s = poll_s
         self._seen: tuple[int, int, int] | None = None
         self._complained = False
+
+    @property
+    def is_current(self) -> bool:
+        """The file is there and sound."""
+        return self._seen is not None and not self._complained
 
     async def snapshots(self) -> AsyncIterator[RosterSnapshot]:
         """Yield the present roster as soon as there is one, then each new one; never end."""

@@ -110,6 +110,11 @@ class KubernetesRoster:
         selector = f"{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={Component.WORKER}"
         self._watch = PodWatch(access, namespace, selector, settings)
 
+    @property
+    def is_current(self) -> bool:
+        """The pods are being followed."""
+        return self._watch.is_following
+
     async def snapshots(self) -> AsyncIterator[RosterSnapshot]:
         """Yield the present roster as soon as there is one, then each new one; never end."""
         async for change in self._watch.changes():

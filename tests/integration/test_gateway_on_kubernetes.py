@@ -113,11 +113,13 @@ async def test_an_api_server_that_is_gone_costs_no_stream_and_is_found_again(
         control_plane.crash_api_server()
         try:
             await cluster.says("the last good roster stays")
+            assert await cluster.counted("epd_roster_current") == 0
             await traffic.more(12)
             assert len(await cluster.known_workers()) == len(SPLIT)
         finally:
             control_plane.restart_api_server()
         await cluster.says("followed again")
+        assert await cluster.counted("epd_roster_current") == 1
         await cluster.flip("p", D)
         await cluster.flip("d", P)
         await traffic.more(6)

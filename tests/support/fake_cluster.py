@@ -19,6 +19,8 @@ from epd_gateway.settings import Settings
 class ListedRoster:
     """A roster feed that tests push to."""
 
+    is_current = True
+
     def __init__(self) -> None:
         self._queue: asyncio.Queue[RosterSnapshot] = asyncio.Queue()
         self._version = 0

@@ -122,6 +122,20 @@ async def test_a_failure_is_told_of_once_and_so_is_its_end(caplog):
     ]
 
 
+async def test_it_says_whether_it_follows():
+    async with scripted_api_server(pods(A), status(500), status(500), pods(A), IDLE) as server:
+        watch = PodWatch(server, "", "x=y", QUICK)
+        assert not watch.is_following
+        async with aclosing(watch.changes()) as changes:
+            await anext(changes)
+            assert watch.is_following
+            later = asyncio.ensure_future(anext(changes))
+            while watch.is_following:  # noqa: ASYNC110 - a gauge has no event
+                await asyncio.sleep(0)
+            await later
+            assert watch.is_following
+
+
 async def test_an_api_server_that_is_not_there_is_waited_for(unused_tcp_port):
     async with scripted_api_server(pods(A), IDLE) as server:
         port, server.port = server.port, unused_tcp_port
