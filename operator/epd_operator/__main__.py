@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from epd.vocabulary import Env
 from epd_operator.cluster import ServerNotFoundError
+from epd_operator.handlers import WatchEndedError
 from epd_operator.service import run
 from epd_operator.settings import parse_arguments
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(run(settings))
     except ServerNotFoundError as error:
         return _complain(str(error), USER_MISTAKE)
+    except WatchEndedError as error:
+        return _complain(f"{error}; a fresh start watches again", FAILURE)
     except OSError as error:
         return _complain(f"{error.strerror or error}", FAILURE)
     return 0

@@ -45,6 +45,10 @@ async def connect(kubeconfig: Path | None) -> client.ApiClient:
     Raises:
         ServerNotFoundError: The file is unusable, or this is no pod.
     """
+    if kubeconfig is not None and not kubeconfig.is_file():
+        raise ServerNotFoundError(
+            f"no kubeconfig {kubeconfig}; set KUBECONFIG to one that is there"
+        )
     settings = client.Configuration()
     try:
         if kubeconfig is None:

@@ -5,7 +5,10 @@ and keeps no state that could be lost.
 """
 
 import asyncio
+import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import kopf
@@ -14,8 +17,13 @@ from epd.vocabulary import API_GROUP, API_VERSION_NAME, CLUSTER_LABEL, PLURAL
 from epd_operator.cluster import Credentials
 from epd_operator.objects import Key
 
+log = logging.getLogger(__name__)
+
 SILENCE_S: Final = 70.0
 """A watch that brings nothing for so long is dead: the server sends a bookmark every 60 s."""
+
+STOP_S: Final = 10.0
+"""How long kopf may take to end its watches."""
 
 WATCH_S: Final = 600  # whole: kopf writes it into the URL as it is
 PAGE_OBJECTS: Final = 500
@@ -27,23 +35,68 @@ _CLUSTERS: Final = (API_GROUP, API_VERSION_NAME, PLURAL)
 _OWNED: Final = (("v1", "pods"), ("apps", "v1", "deployments"))
 
 
-async def watch(wake: Wake, login: Login, namespaces: Sequence[str], stop: asyncio.Event) -> None:
-    """Wake clusters on every change of theirs until `stop` is set.
+class WatchEndedError(Exception):
+    """The watches ended, and nobody had asked them to."""
 
-    Args:
-        wake: Called with the cluster that an event belongs to.
-        login: Returns a coroutine with the way to the API server.
-        namespaces: Where to look; empty: everywhere.
-        stop: Ends the watch.
+
+class Watch:
+    """The watches, in a thread and an event loop of their own.
+
+    When kopf ends, it cancels every task of its loop that is younger than itself, and while it runs
+    it takes the process's signals: neither is for it to decide here.
     """
-    await kopf.operator(
-        registry=make_registry(wake, login),
-        settings=make_settings(),
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=list(namespaces),
-        stop_flag=stop,
-    )
+
+    def __init__(self, wake: Wake, login: Login, namespaces: Sequence[str]) -> None:
+        """Plan to wake clusters on every change of theirs.
+
+        Args:
+            wake: Called in this event loop with the cluster that an event belongs to.
+            login: Returns a coroutine with the way to the API server.
+            namespaces: Where to look; empty: everywhere.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._wake = wake
+        self._login = login
+        self._namespaces = list(namespaces)
+        self._halt = threading.Event()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
+
+    async def run(self) -> None:
+        """Watch until cancelled; an end before that is an error."""
+        self._thread.start()
+        try:
+            await asyncio.shield(self._ended)
+        finally:
+            self._halt.set()
+            await asyncio.wait([self._ended], timeout=STOP_S)
+        raise WatchEndedError("kopf ended its watches by itself")
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=make_registry(self._relay, self._login),
+                    settings=make_settings(),
+                    standalone=True,
+                    clusterwide=not self._namespaces,
+                    namespaces=self._namespaces,
+                    stop_flag=self._halt,
+                )
+            )
+        except Exception as error:
+            log.exception("the watches broke")
+            self._tell(self._ended.set_exception, WatchEndedError(str(error)))
+        else:
+            self._tell(self._ended.set_result, None)
+
+    def _relay(self, key: Key) -> None:
+        if not self._halt.is_set():
+            self._tell(self._wake, key)
+
+    def _tell(self, what: Callable[[Any], object], about: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            self._loop.call_soon_threadsafe(what, about)
 
 
 def make_registry(wake: Wake, login: Login) -> kopf.OperatorRegistry:

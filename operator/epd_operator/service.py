@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from epd_operator import cluster as kubernetes
 from epd_operator import health
 from epd_operator.control.loops import ControlLoops
-from epd_operator.handlers import watch
+from epd_operator.handlers import Watch
 from epd_operator.health import Progress
 from epd_operator.lease import Lease
 from epd_operator.metrics import OperatorMetrics
@@ -71,43 +71,33 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
         await stack.enter_async_context(_serving(settings, parts.progress, registry))
         ticker = asyncio.create_task(_tick(parts.progress))
         stack.callback(ticker.cancel)
-        await _until(stop, _work(parts, stop))
+        await _either(_work(parts), _set(stop))
 
 
-async def _work(parts: Parts, stop: asyncio.Event) -> None:
-    """Lead whenever we may, until we are stopped."""
+async def _work(parts: Parts) -> None:
+    """Lead whenever we may, until cancelled."""
     settings = parts.settings
     await _first_contact(parts)
     if not settings.lease_namespace:
-        await _lead(parts, stop, None)
+        await _lead(parts, lambda: True)
         return
     lease = Lease(parts.cluster, settings.lease_namespace, settings.identity)
     try:
-        while not stop.is_set():
+        while True:
             await lease.campaign()
-            term = asyncio.Event()
-            leading = asyncio.create_task(_lead(parts, term, lease))
-            keeping = asyncio.create_task(lease.keep())
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({leading, keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if leading.done():  # while kopf runs, signals are its own: it was told to end
-                stop.set()
-            term.set()
-            keeping.cancel()
-            stopping.cancel()
-            await leading
+            await _either(_lead(parts, lambda: lease.is_leading), lease.keep())
     finally:
         await lease.release()
 
 
-async def _lead(parts: Parts, stop: asyncio.Event, lease: Lease | None) -> None:
-    """Reconcile all clusters until `stop` is set."""
+async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
+    """Reconcile all clusters until cancelled."""
     reconciler = Reconciler(
         cluster=parts.cluster,
         workers=HttpWorkers(parts.session),
         clock=SystemClock(),
         images=parts.settings.images,
-        may_write=(lambda: lease.is_leading) if lease is not None else (lambda: True),
+        may_write=may_write,
     )
     loops = ControlLoops(
         parts.cluster, reconciler.clock, parts.settings.prometheus_url, reconciler.may_write
@@ -119,14 +109,14 @@ async def _lead(parts: Parts, stop: asyncio.Event, lease: Lease | None) -> None:
 
     wakeups = WakeUps(run_pass)
     parts.metrics.follow(wakeups)
+    watch = Watch(
+        wakeups.wake,
+        lambda: kubernetes.credentials_of(parts.api),
+        parts.settings.namespaces,
+    )
     surveying = asyncio.create_task(_survey(parts, wakeups))
     try:
-        await watch(
-            wakeups.wake,
-            lambda: kubernetes.credentials_of(parts.api),
-            parts.settings.namespaces,
-            stop,
-        )
+        await watch.run()
     finally:
         surveying.cancel()
         await loops.close()
@@ -197,18 +187,21 @@ async def _tick(progress: Progress) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _until(stop: asyncio.Event, work: "asyncio._CoroutineLike[None]") -> None:
-    """Do `work` until it ends or `stop` is set; its own failure is ours."""
-    working = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not working.done():
-        # What it does when told to stop is orderly, and bounded: give it the time.
-        done, _ = await asyncio.wait({working}, timeout=10.0)
-        if not done:
-            working.cancel()
-    await asyncio.gather(working, return_exceptions=stop.is_set())
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _either(*works: Coroutine[Any, Any, None]) -> None:
+    """Do all until one ends, and end the others in good order; what it failed of is raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
 
 
 def _stopped_by_signals() -> asyncio.Event:

@@ -16,7 +16,6 @@ from running_operator import (
     ROOT,
     Clusters,
     CountingCluster,
-    epd_api,
     operator,
     settings,
     until,
@@ -29,9 +28,9 @@ from epd_operator.service import SystemClock
 
 
 @pytest.fixture
-def clusters(epd_api: ControlPlane, namespace: str) -> Clusters:
+def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
     """Return the clusters of a fresh namespace."""
-    return Clusters(epd_api.api, namespace)
+    return Clusters(epdclusters.api, namespace)
 
 
 @pytest.fixture
@@ -40,8 +39,6 @@ async def nodes(clusters: Clusters) -> AsyncIterator[PodPlayer]:
     async with PodPlayer(clusters.api, clusters.namespace) as player:
         yield player
 
-
-__all__ = ["epd_api"]
 
 SOON = {"drainSeconds": 1}
 """Pods here have no address that answers: they are not waited for."""

@@ -8,20 +8,18 @@ import pytest
 from kube.control_plane import ControlPlane
 from mute_proxy import mute_proxy
 from pod_player import PodPlayer
-from running_operator import Clusters, epd_api, operator, settings, until
+from running_operator import Clusters, operator, settings, until
 
 from epd_operator import service
-
-__all__ = ["epd_api"]
 
 GONE_S = 10.0
 FROZEN_S = 12.0
 
 
 @pytest.fixture
-def clusters(epd_api: ControlPlane, namespace: str) -> Clusters:
+def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
     """Return the clusters of a fresh namespace."""
-    return Clusters(epd_api.api, namespace)
+    return Clusters(epdclusters.api, namespace)
 
 
 @pytest.fixture
@@ -40,25 +38,25 @@ async def pods_are(clusters: Clusters, replicas: int) -> None:
 
 
 async def test_it_goes_on_after_a_restart_in_the_middle_of_its_work(
-    clusters: Clusters, nodes: PodPlayer, epd_api: ControlPlane
+    clusters: Clusters, nodes: PodPlayer, epdclusters: ControlPlane
 ) -> None:
     async with operator(settings(clusters.api.kubeconfig, [clusters.namespace])):
         clusters.create(replicas=12)
         await until(lambda: len(clusters.pods()) >= 3)
-        epd_api.crash_api_server()
-        await asyncio.to_thread(epd_api.restart_api_server)
+        epdclusters.crash_api_server()
+        await asyncio.to_thread(epdclusters.restart_api_server)
         await pods_are(clusters, 12)
 
 
 async def test_it_goes_on_after_the_server_was_gone(
-    clusters: Clusters, nodes: PodPlayer, epd_api: ControlPlane
+    clusters: Clusters, nodes: PodPlayer, epdclusters: ControlPlane
 ) -> None:
     async with operator(settings(clusters.api.kubeconfig, [clusters.namespace])):
         clusters.create()
         await pods_are(clusters, 3)
-        epd_api.crash_api_server()
+        epdclusters.crash_api_server()
         await asyncio.sleep(GONE_S)
-        await asyncio.to_thread(epd_api.restart_api_server)
+        await asyncio.to_thread(epdclusters.restart_api_server)
         before = {pod["metadata"]["uid"] for pod in clusters.pods()}
         clusters.edit(replicas=5)
         await pods_are(clusters, 5)
@@ -66,12 +64,12 @@ async def test_it_goes_on_after_the_server_was_gone(
 
 
 async def test_it_goes_on_after_the_server_was_frozen(
-    clusters: Clusters, nodes: PodPlayer, epd_api: ControlPlane
+    clusters: Clusters, nodes: PodPlayer, epdclusters: ControlPlane
 ) -> None:
     async with operator(settings(clusters.api.kubeconfig, [clusters.namespace])):
         clusters.create(replicas=6)
         await until(lambda: len(clusters.pods()) >= 2)
-        with epd_api.frozen_api_server():
+        with epdclusters.frozen_api_server():
             await asyncio.sleep(FROZEN_S)
         await pods_are(clusters, 6)
 

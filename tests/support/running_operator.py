@@ -9,9 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from kube.api import Api
-from kube.control_plane import ControlPlane
 from operator_world import IMAGES, manifest
 
 from epd.vocabulary import ROLE_LABEL
@@ -21,7 +19,6 @@ from epd_operator.service import run
 from epd_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds" / "epd.dev_epdclusters.yaml"
 PATIENCE_S = 60.0
 
 
@@ -51,14 +48,6 @@ async def operator(settings: OperatorSettings) -> AsyncIterator[None]:
     finally:
         stop.set()
         await task
-
-
-@pytest.fixture(scope="session")
-def epd_api(control_plane: ControlPlane) -> ControlPlane:
-    """Return the control plane once it knows `EPDCluster`."""
-    control_plane.api.kubectl("apply", "--server-side", "-f", CRD)
-    control_plane.api.kubectl("wait", "--for=condition=Established", "-f", CRD, "--timeout=30s")
-    return control_plane
 
 
 class Clusters:
