@@ -83,7 +83,8 @@ class Child:
         while not self._swept:
             late = asyncio.get_running_loop().time() >= deadline_s
             try:
-                os.killpg(self._process.pid, signal.SIGKILL if late else 0)
+                # What was stopped must go on, or it could not tidy up.
+                os.killpg(self._process.pid, signal.SIGKILL if late else signal.SIGCONT)
             except ProcessLookupError:
                 late = True
             # Never twice: the group's number may be somebody else's by then.

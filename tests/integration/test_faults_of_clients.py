@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from chat_streams import ChatStream, ask_about
-from fault_cluster import FaultCluster, Moment, fault_cluster, two_chats
+from fault_cluster import FaultCluster, fault_cluster
+from fault_rows import Moment, two_chats
 from simulated_cluster import until
 
 from epd.vocabulary import Stage

@@ -9,21 +9,8 @@ from pathlib import Path
 
 import pytest
 from chat_streams import Said
-from fault_cluster import FaultCluster, Moment, fault_cluster, two_chats
-
-KILLED, FROZEN = signal.SIGKILL, signal.SIGSTOP
-
-CELLS = [
-    ("e", "before", Moment.ENCODING),
-    ("e", "during", Moment.EC_HANDOFF),
-    ("e", "after", Moment.DECODING),
-    ("p", "before", Moment.PREFILLING),
-    ("p", "during", Moment.KV_HANDOFF),
-    ("p", "after", Moment.DECODING),
-    ("d", "before", Moment.DECODE_RESERVED),
-    ("d", "during", Moment.KV_HANDOFF),
-    ("d", "after", Moment.DECODING),
-]
+from fault_cluster import fault_cluster
+from fault_rows import FROZEN, ROLES, ROWS, Row, assert_undisturbed, two_chats
 
 
 @pytest.fixture(scope="module")
@@ -34,45 +21,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Said]:
         async with fault_cluster(tmp_path_factory.mktemp("peace")) as cluster:
             chats = two_chats()
             await asyncio.gather(*cluster.begin(chats))
-            await cluster.until_nothing_is_held("e", "p", "d")
+            await cluster.until_nothing_is_held(*ROLES)
         assert [chat.error for chat in chats] == ["", ""]
         return [chat.said for chat in chats if chat.said]
 
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("fault", [KILLED, FROZEN], ids=["killed", "frozen"])
-@pytest.mark.parametrize(
-    ("victim", "when", "moment"), CELLS, ids=[f"{victim}-{when}" for victim, when, _ in CELLS]
-)
+@pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_pod_that_fails_around_its_handoff_loses_no_chat(
-    tmp_path: Path,
-    undisturbed: list[Said],
-    victim: str,
-    when: str,
-    moment: Moment,
-    fault: signal.Signals,
+    tmp_path: Path, undisturbed: list[Said], row: Row
 ) -> None:
-    async with fault_cluster(tmp_path, moment) as cluster:
+    async with fault_cluster(tmp_path, row.moment) as cluster:
         chats = two_chats()
         running = cluster.begin(chats)
-        await cluster.until_reached(moment, chats)
-        cluster.workers[victim].send(fault)
+        await cluster.until_reached(row.moment, chats)
+        cluster.workers[row.victim].send(row.fault)
         await asyncio.gather(*running)
         assert [chat.said or chat.error for chat in chats] == undisturbed
-        if when == "after" and victim != "d":
-            await assert_undisturbed(cluster, [chat.response_id for chat in chats])
-        survivors = [pod for pod in "epd" if pod != victim]
-        await cluster.until_nothing_is_held(*survivors)
-        if fault is FROZEN:
-            cluster.workers[victim].send(signal.SIGCONT)
-            await cluster.until_nothing_is_held("e", "p", "d")
+        if not row.disturbs:
+            for chat in chats:
+                timeline = await cluster.get(f"/requests/{chat.response_id}")
+                assert_undisturbed(timeline["stages"], {pod: pod for pod in ROLES})
+        await cluster.until_nothing_is_held(*ROLES.keys() - {row.victim})
+        if row.fault is FROZEN:
+            cluster.workers[row.victim].send(signal.SIGCONT)
+            await cluster.until_nothing_is_held(*ROLES)
             await cluster.ready()
-
-
-async def assert_undisturbed(cluster: FaultCluster, response_ids: list[str]) -> None:
-    """Check the timelines: every stage was done by its own pod, at the first attempt."""
-    for response_id in response_ids:
-        stages = (await cluster.get(f"/requests/{response_id}"))["stages"]
-        assert [s["pod"] for s in stages] == [s["stage"][0] for s in stages], stages
-        assert not any(stage["failure"] for stage in stages), stages

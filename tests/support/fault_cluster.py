@@ -8,23 +8,22 @@ request leaves behind there stays, and is found.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import openai
 import yaml
-from chat_streams import ChatStream, ask_about, client_of
+from chat_streams import ChatStream, client_of
+from fault_rows import PICTURES, ROLES, Moment
 from pod_counters import PodCounters, holds, of_stage, pod_counters
 from simulated_cluster import MODEL, SimulatedCluster, until
 
-from epd.vocabulary import Role, Stage
+from epd.vocabulary import Stage
 from epd.wire.messages import Load
 
 FOREVER_MS = 600_000
 LEASE_S = 600
 SHORT_LEASE_S = 3
-ROLES = {"e": Role.ENCODE, "p": Role.PREFILL, "d": Role.DECODE}
 DEADLINES = (
     "deadlines.connect_s=1",
     "deadlines.encode_s=2",
@@ -44,17 +43,6 @@ QUICK: Mapping[str, Any] = {
 }
 
 
-class Moment(StrEnum):
-    """How far a streamed chat with one picture and a whole one with two have got."""
-
-    ENCODING = "encoding"
-    EC_HANDOFF = "ec-handoff"
-    PREFILLING = "prefilling"
-    DECODE_RESERVED = "decode-reserved"
-    KV_HANDOFF = "kv-handoff"
-    DECODING = "decoding"
-
-
 # Which pod lets a moment last, and how.
 _HELD_UP: Mapping[Moment, tuple[str, Mapping[str, Any]]] = {
     Moment.ENCODING: ("e", {"encode": {"batch_ms": FOREVER_MS}}),
@@ -64,15 +52,6 @@ _HELD_UP: Mapping[Moment, tuple[str, Mapping[str, Any]]] = {
     Moment.KV_HANDOFF: ("p", {"handoff": {"fixed_ms": FOREVER_MS}}),
     Moment.DECODING: ("d", {"decode_step": {"batch_ms": [[1, 60.0]]}}),
 }
-_PICTURES = (1, 2)
-
-
-def two_chats(max_tokens: int = 30) -> list[ChatStream]:
-    """Return a chat that is streamed and one that is not."""
-    return [
-        ChatStream(ask_about(number, pictures, max_tokens=max_tokens, stream=pictures == 1))
-        for number, pictures in enumerate(_PICTURES)
-    ]
 
 
 class FaultCluster(SimulatedCluster):
@@ -122,7 +101,7 @@ class FaultCluster(SimulatedCluster):
         """Wait until the two chats have come to `moment`."""
         match moment:
             case Moment.ENCODING:
-                await self._until_in_flight("e", Stage.ENCODE, sum(_PICTURES))
+                await self._until_in_flight("e", Stage.ENCODE, sum(PICTURES))
             case Moment.EC_HANDOFF | Moment.DECODE_RESERVED:
                 await self._until_in_flight("p", Stage.PREFILL, len(chats))
             case Moment.PREFILLING:
