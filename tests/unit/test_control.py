@@ -318,3 +318,17 @@ def test_a_flip_taken_back_before_it_paid_doubles_the_price():
         at = replace(at, now_s=at.now_s + 5, pods=enacted(at, decision))
     assert memory.hysteresis.price > 2
     assert Hysteresis().price == 1
+
+
+def test_a_pod_that_the_method_does_not_deal_out_keeps_its_cooldown_too():
+    new = tuple(replace(pod, flipped_at_s=99.0) for pod in fleet(encode_prefill_decode=3))
+    decision, _ = decide(view(new + fleet(decode=1), demand(0.5, 1.5, 1.0)))
+    assert hold_of(decision) is ReasonCode.COOLDOWN
+
+
+def test_short_gains_far_apart_never_add_up_to_a_flip():
+    at, memory = view(fleet(encode=1, prefill=4, decode=3)), None
+    for index in range(200):
+        stages = demand(0.5, 3.0, 3.21 if index % 10 == 0 else 2.3)
+        decision, memory = decide(replace(at, now_s=5.0 * index, demand=stages), memory)
+        assert not decision.flips
