@@ -84,6 +84,7 @@ class ElasticControl:
             bounds=settings.bounds,
             limits=settings.limits,
             tpot_ms=self._observer.tpot_ms(),
+            window_s=settings.window_s,
         )
 
     def _state(self, pod: Pod) -> PodState:
