@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # It would tell of every request to the API server.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     if options.exit_with_parent:
         exit_with_parent()
     try:

@@ -28,6 +28,7 @@ _PAGE: Final = 100
 _FIRST_RETRY_S: Final = 0.1
 _GONE: Final = 410
 _TOO_SOON_S: Final = 1.0
+_LONGEST_WAIT_S: Final = 60.0
 _CHANGES: Final = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
 Pod: TypeAlias = dict[str, Any]
@@ -129,7 +130,8 @@ class PodWatch:
             self._version = ""
             self._following = False
             # Many gateways lose the API server at one moment; they must not return at one.
-            await asyncio.sleep(max(asked_s, pause_s * random.uniform(0.5, 1.0)))
+            wait_s = max(min(asked_s, _LONGEST_WAIT_S), pause_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, self._settings.retry_max_s)
 
     async def _follow(self) -> AsyncIterator[PodList | PodEvents]:
