@@ -48,6 +48,11 @@ def test_a_second_run_keeps_every_model(models: Path) -> None:
     assert {name: path.stat().st_mtime_ns for name, path in weights.items()} == before
 
 
+def test_every_file_can_be_read_by_the_user_of_a_pod(models: Path) -> None:
+    for path in models.glob("tiny-*/*"):
+        assert path.stat().st_mode & 0o004, path
+
+
 def test_a_broken_or_half_made_model_is_made_again_with_the_same_weights(models: Path) -> None:
     weights = models / "tiny-text" / "model.safetensors"
     whole = weights.read_bytes()

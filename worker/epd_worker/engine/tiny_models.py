@@ -85,12 +85,19 @@ def ensure(out_dir: Path, kind: TinyKind) -> Path:
         _remove(partial)
         partial.mkdir()
         parameters = _make(kind, partial)
+        _make_readable(partial)
         _mark_finished(partial)
         _remove(folder)
         partial.rename(folder)
         took_s = time.monotonic() - started_s
         _log.info("%s: %d parameters, made in %.1f s", folder.name, parameters, took_s)
     return folder
+
+
+def _make_readable(folder: Path) -> None:
+    """Let every user read the files: weights are saved for their owner, and pods are not him."""
+    for path in folder.iterdir():
+        path.chmod(path.stat().st_mode | 0o444)
 
 
 def is_finished(folder: Path) -> bool:
