@@ -15,7 +15,7 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy figures clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
@@ -69,6 +69,9 @@ bench-race: env ## Measure the gateway beside SMG and vllm-router, in one run.
 
 bench-policy: env ## Measure what placements and control decisions cost.
 	$(PY) bench/run.py policy
+
+figures: env ## Run the simulator's studies; writes build/figures/NAME.json and .png.
+	$(PY) bench/figures.py $(NAME)
 
 lock: env ## Resolve locks/ anew, keeping pins that still fit (UV_FIND_LINKS=… for local wheels).
 	$(PY) hack/lock.py

@@ -1,4 +1,4 @@
-"""Arrow's two published policies (SEEDS §1B), as baselines.
+"""Arrow's two published policies (arXiv 2505.11916), as baselines.
 
 Version 1 names four pools, of which two are in transition; version 2 ranks pods by a pair of costs
 and has no names for them. Both route per request and move labels themselves.
@@ -14,7 +14,7 @@ from epd_sim.pod import Pod
 from epd_sim.results import Slo
 from epd_sim.world import World
 
-# Narwhal's constants (SEEDS §1B.5); the paper's own are not known.
+# Narwhal's constants (athrael-soju/Narwhal); the paper's own are not known.
 _EXPAND: Final = 1.0
 _SHRINK: Final = 0.5
 _COOLDOWN_S: Final = 10.0

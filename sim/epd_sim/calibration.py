@@ -1,8 +1,8 @@
 """HydraInfer's published studies in our world: does the simulator tell what was measured?
 
 The ratio study: LLaVA-NeXT, TextCaps, eight GPUs, 7 requests a second and GPU, 560 requests, mean
-TTFT in seconds for each split (SEEDS §2A, read off a figure). The ablation: goodput per GPU of the
-whole, without hybrid methods, and without stage-level batching as well.
+TTFT in seconds for each split (arXiv 2505.12658, read off a figure). The ablation: goodput per GPU
+of the whole, without hybrid methods, and without stage-level batching as well.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SEEDS: Final = tuple(range(16))
 """One published run is one draw of arrivals; ours is the mean over these."""
 
 ABLATION_SLO: Final = Slo(ttft_ms=8000, tpot_ms=80, tpot=Tpot.P90)
-"""Of LLaVA-NeXT on TextCaps (SEEDS §2A)."""
+"""Of LLaVA-NeXT on TextCaps (arXiv 2505.12658)."""
 
 
 @dataclass(frozen=True, slots=True)

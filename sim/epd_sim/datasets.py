@@ -1,9 +1,9 @@
 """HydraInfer's five datasets as distributions: what their published tables tell of each.
 
-Source: the table of SEEDS §2A (lmms-lab test splits; token counts of the LLaVA-NeXT processor;
-output lengths of greedy vLLM, replayed). Known are mean and range; the shapes in between are ours:
-prompts follow a beta distribution, answers a log-normal one whose spread makes the longest answer
-as long as the longest published. One image a request.
+Source: the dataset table of arXiv 2505.12658 (lmms-lab test splits; token counts of the LLaVA-NeXT
+processor; output lengths of greedy vLLM, replayed). Known are mean and range; the shapes in between
+are ours: prompts follow a beta distribution, answers a log-normal one whose spread makes the
+longest answer as long as the longest published. One image a request.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """HydraInfer as published: its costs on an H800, its batching, its round robin.
 
-Facts are from its paper, notebooks and code as told in SEEDS §1A and §2A. What is inferred is
+Facts are from its paper (arXiv 2505.12658), notebooks and code. What is inferred is
 marked so. `COMPUTE_FACTOR` is the one constant that was fitted (`epd_sim.calibration`).
 """
 
@@ -16,13 +16,13 @@ from epd_sim.world import World
 COMPUTE_FACTOR: Final = 1.535
 """How much longer everything computes in serving than in the profile: the fitted constant.
 
-The profile leaves out eager launches, sampling and scheduling; SEEDS §2A infers 1.55 to 1.6.
+The profile leaves out eager launches, sampling and scheduling.
 """
 
 RUNNING_LIMIT: Final = 22
 """Requests that a node holds at once, those given and not yet taken included. Inferred.
 
-The released default is 15, the start-up formula of 1A.5 gives about 40 for this memory; the study's
+The released default is 15, its start-up formula gives about 40 for this memory; the study's
 own setting is not published. It moves 6:2 and 7:1 only, where decode pushes back.
 """
 
@@ -41,22 +41,22 @@ TILE_TOKENS: Final = 576
 
 H800_VICUNA_7B: Final = StageCosts(
     name="LLaVA-NeXT 7B on H800, HydraInfer's profile",
-    # Encode: 3.4 + 0.94 ms a tile from three tiles on, floor 5.5 ms (1A.8, fit).
+    # Encode: 3.4 + 0.94 ms a tile from three tiles on, floor 5.5 ms (fit to its profile).
     encode_batch_ms=3.4,
     encode_floor_ms=5.5,
     encode_image_ms=((0, 0.0), (TILE_TOKENS, 0.94)),
-    # Prefill: 1.4 ms + 23.8 us a token (1A.8, fit); attention 5 ms at 2,339 tokens (1A.8).
+    # Prefill: 1.4 ms + 23.8 us a token (fit); attention 5 ms at 2,339 tokens.
     prefill_ms=((0, 1.4), (1024, 1.4 + 0.0238 * 1024)),
     prefill_quadratic_ms=5.0 / 2339**2,
-    # Decode, the dense part (1A.8), and 0.22 us a token of KV cache read (1A.8).
+    # Decode, the dense part, and 0.22 us for each token of KV cache read.
     decode_ms=((1, 7.3), (64, 8.1), (128, 9.1), (256, 11.0), (512, 16.0), (1024, 27.5)),
     decode_token_ms=0.00022,
     kv_bytes_per_token=524_288,
     ec_bytes_per_token=8_192,
-    # 7.3 ms for LLaVA-1.5's KV cache of about 630 tokens (1A.8); 1.5 ms for its embedding.
+    # 7.3 ms for LLaVA-1.5's KV cache of about 630 tokens; 1.5 ms for its embedding.
     handoff_ms=0.0,
     handoff_bytes_per_s=630 * 524_288 / 7.3e-3,
-    # (85 GB - 14.7 GB weights) less 20 % for activations, 80 % of it (1A.5).
+    # (85 GB - 14.7 GB weights) less 20 % for activations, 80 % of it.
     kv_tokens=86_000,
     ec_tokens=600_000,
 )
@@ -66,9 +66,9 @@ def batching_of(role: Role, tpot_slo_ms: float = 80.0, *, images_wait: bool = Fa
     """Return how a node of this role fills its steps.
 
     Args:
-        role: Its stages. A node that decodes keeps every step under the TPOT SLO (1A.5).
+        role: Its stages. A node that decodes keeps every step under the TPOT SLO.
         tpot_slo_ms: The SLO its start-up profiler was given.
-        images_wait: The paper's rule instead of the released code's (1A.4).
+        images_wait: The paper's rule instead of the released code's.
     """
     decodes = Stage.DECODE in role.stages
     limit_ms = (tpot_slo_ms if decodes else 1000.0) - 10.0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from epd.policy.pods import Costs
 from epd.policy.split import split
 from epd.vocabulary import Method, Role, Stage
 from epd_sim.arrow import ArrowV1, ArrowV2
@@ -15,7 +16,7 @@ from epd_sim.control import (
     role_demand,
 )
 from epd_sim.costs import StageCosts
-from epd_sim.gateway import GatewayPlacer
+from epd_sim.gateway import GatewayPlacer, GatewaySettings
 from epd_sim.label_router import DECODE_ROLE, PREFILL_ROLE
 from epd_sim.observe import Work, offered_pods
 from epd_sim.results import Results, Slo
@@ -144,19 +145,19 @@ def best_static(setup: Setup, workload: Workload) -> dict[Role, int]:
             tried[key] = serve(setup, "static", workload, plan).results.goodput(setup.slo)
         return tried[key]
 
-    best = mean_split(setup, workload)
-    while True:
-        better = max(neighbours(best), key=goodput, default=best)
-        if goodput(better) <= goodput(best):
-            return best
-        best = better
+    best: dict[Role, int] | None = mean_split(setup, workload)
+    found = best
+    while best is not None:
+        found, reached = best, goodput(best)
+        best = next((near for near in neighbours(found) if goodput(near) > reached), None)
+    return found or {}
 
 
 def hydrainfer_choices(setup: Setup, shapes: Workload) -> Sequence[dict[Role, int]]:
     """Return HydraInfer's three candidates: its split of E-P-D, and the two that merge pools.
 
-    One pod each first, the rest by the largest residual of the stages' work (SEEDS §1A.6b), from
-    the last 100 requests.
+    One pod each first, the rest by the largest residual of the stages' work, from 100 requests, as
+    its released profiler does.
     """
     known = [request.shape for request in shapes[:100]]
     work = Work(setup.costs.curves(), setup.slo, known)
@@ -189,6 +190,11 @@ def _hydrainfer(setup: Setup, workload: Workload) -> Plan:
     return max(choices, key=goodput), GatewayPlacer(), None
 
 
+def _relieved(setup: Setup) -> GatewayPlacer:
+    """Return placement as our gateway does it: it overflows where a role would miss the TTFT."""
+    return GatewayPlacer(GatewaySettings(costs=Costs(ttft_ms=setup.slo.ttft_ms)))
+
+
 def _halves(setup: Setup) -> dict[Role, int]:
     return {PREFILL_ROLE: setup.pods // 2, DECODE_ROLE: setup.pods - setup.pods // 2}
 
@@ -209,7 +215,7 @@ POLICIES: Final = {
             "ours: production placement, production control moves labels",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(),
+                _relieved(setup),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -231,6 +237,16 @@ POLICIES: Final = {
             "best-static",
             "the best fixed split, found by search over the whole workload",
             lambda setup, workload: (best_static(setup, workload), GatewayPlacer(), None),
+        ),
+        Policy(
+            "overflow",
+            "the best fixed split under our placement: overflow, but no flips",
+            lambda setup, workload: (best_static(setup, workload), _relieved(setup), None),
+        ),
+        Policy(
+            "least-load",
+            "half prefill, half decode, each stage to the least loaded pod",
+            lambda setup, _: (_halves(setup), GatewayPlacer(), None),
         ),
         Policy("hydrainfer", "HydraInfer's profiler picks method and split once", _hydrainfer),
         Policy(
@@ -255,7 +271,7 @@ POLICIES: Final = {
             "a bound: each window begins with the split that its own arrivals need",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(),
+                _relieved(setup),
                 Clairvoyant(workload, setup.method, setup.slo),
             ),
         ),

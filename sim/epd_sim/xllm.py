@@ -1,4 +1,4 @@
-"""xllm-service's SLO_AWARE policy as released (SEEDS §1B.6), as a baseline."""
+"""xllm-service's SLO_AWARE policy as released (2025-2026), as a baseline."""
 
 from epd.vocabulary import Stage
 from epd_sim.calls import Call
