@@ -26,7 +26,7 @@ from epd_operator.objects import Key, Kind, Manifest, Ref, is_controlled_by, lab
 from epd_operator.plan_deletion import plan_deletion
 from epd_operator.plan_objects import observed_refs, plan_objects
 from epd_operator.plan_workers import Fleet, plan_workers
-from epd_operator.ports import Clock, Cluster, GoneError, UnavailableError, Workers
+from epd_operator.ports import Clock, Cluster, ClusterCallError, GoneError, Workers
 from epd_operator.split import Split
 from epd_operator.wakeups import Outcome
 from epd_operator.wanted import Images, Wanted
@@ -85,7 +85,8 @@ class Reconciler:
             except ClusterError as error:
                 return await self._refuse(owner, error)
             return await self._pursue(wanted, owner)
-        except UnavailableError as error:
+        except ClusterCallError as error:
+            # What was done is done; what was not is planned again from what is then found.
             log.warning("%s: %s", key, error)
             return Outcome(look_again_s=0, has_failed=True)
 
