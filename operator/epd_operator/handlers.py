@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from epd.vocabulary import API_GROUP, API_VERSION_NAME, CLUSTER_LABEL, PLURAL
 from epd_operator.cluster import Credentials
-from epd_operator.objects import Key
+from epd_operator.objects import MANAGER, Key
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Watch:
                     registry=make_registry(self._relay, self._login),
                     settings=make_settings(),
                     standalone=True,
+                    # Else kopf asks for the user's name, and a container's user often has none.
+                    identity=Identity(MANAGER),
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
                     stop_flag=self._halt,
