@@ -17,7 +17,15 @@ from typing import Any, Final
 
 import yaml
 
-from kube import binaries, cgroups, credentials, image, node_files, node_programs
+from kube import (
+    binaries,
+    cgroups,
+    credentials,
+    host_environment,
+    image,
+    node_files,
+    node_programs,
+)
 from kube.api import Api, wait_until
 from kube.bed import Bed, BedError
 from kube.binaries import UnavailableError
@@ -45,6 +53,10 @@ class Node(Bed):
         if os.geteuid() != 0:
             raise UnavailableError("a node of ours needs root")
         self._programs = binaries.find(*node_programs.PROGRAMS)
+        needed = (*self._programs.values(), *host_environment.folders().values())
+        hidden = next((path for path in needed if path.is_relative_to("/run")), None)
+        if hidden is not None:
+            raise UnavailableError(f"a node of ours has a /run of its own, which hides {hidden}")
         super().__init__(folder)
         self._forwards: dict[tuple[str, int], int] = {}
 
