@@ -73,9 +73,9 @@ class Answer:
 class Client:
     """Asks one gateway for one model."""
 
-    def __init__(self, base_url: str, model: str) -> None:
-        """Talk to the gateway at `base_url`, which ends in `/v1`."""
-        self._openai = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
+    def __init__(self, base_url: str, model: str, key: str = "none") -> None:
+        """Talk to the gateway at `base_url`, which ends in `/v1`; show it `key`."""
+        self._openai = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
         self._model = model
 
     async def close(self) -> None:
