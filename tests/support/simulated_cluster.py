@@ -199,9 +199,9 @@ class SimulatedCluster:
             self.gateway.kill()
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = UNTIL_S) -> None:
     """Wait for a condition, and fail long before the test's own limit, which may not end a wait."""
-    async with asyncio.timeout(UNTIL_S):
+    async with asyncio.timeout(within_s):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:

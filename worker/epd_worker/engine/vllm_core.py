@@ -8,22 +8,17 @@
    seeded draws), which is what lets a decode start after the first token of a prefill elsewhere,
    and a lost stream continue, without computing or emitting a token twice.
 3. *Leases*: an announced embedding is pinned until it is released or `EC_LEASE_S` has passed; KV
-   and EC can be released by name (`epd_release`). The core sleeps when no lease is open: the
-   stock connector keeps it stepping at 1 kHz for ever.
+   and EC can be released by name (`epd_release`). The core sleeps when no lease is open.
 4. *Nothing left behind*: the arena's file is unlinked as soon as all have mapped it.
 
 All are reached through `SamplingParams.extra_args` and engine-core utility calls.
 """
 
-import functools
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from vllm.distributed.ec_transfer.ec_connector.cpu import scheduler as ec_scheduling
-from vllm.distributed.ec_transfer.ec_connector.cpu.scheduler import ECCPUScheduler
 from vllm.distributed.ec_transfer.ec_connector.encoder_output_width import (
     get_encoder_output_width,
 )
@@ -35,7 +30,8 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 from epd.vocabulary import Env
-from epd_worker.engine import vllm_workers
+from epd_worker.engine import vllm_ec_reads, vllm_workers
+from epd_worker.engine.vllm_patching import around
 
 logger = init_logger("vllm.epd")
 
@@ -43,9 +39,6 @@ OWN_PREFIX = "epd_"
 ENCODE_ONLY = f"{OWN_PREFIX}encode_only"
 PRIOR_TOKENS = f"{OWN_PREFIX}prior_tokens"
 VOCABULARY_SIZE = f"{OWN_PREFIX}vocabulary_size"
-
-EC_WAIT_S = 6.0
-"""How long a request waits for an embedding elsewhere, retries included; vLLM's own is 60 s."""
 
 
 def _extra(sampling_params: Any, name: str) -> Any:
@@ -191,46 +184,16 @@ def apply() -> None:
     _patch_prior_tokens()
 
 
-def _around(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
-    """Replace the method `owner.name`; the replacement gets the original as first argument."""
-    original = getattr(owner, name)
-
-    def replace(replacement: Callable[..., Any]) -> None:
-        @functools.wraps(original)
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return replacement(original, self, *args, **kwargs)
-
-        setattr(owner, name, method)
-
-    return replace
-
-
 def _patch_core() -> None:
-    ec_scheduling._ADMIT_DEFER_TIMEOUT_S = EC_WAIT_S
-    _around(ECCPUScheduler, "has_pending_push_work")(_has_held_embeddings)
-    _around(ECCPUScheduler, "_process_session_results")(_count_received)
+    vllm_ec_reads.apply()
     # vLLM loads plugins inside the core's constructor; the loop is the first call after it.
-    _around(EngineCoreProc, "run_busy_loop")(_run_busy_loop)
-    _around(EngineCoreProc, "add_request")(_add_request)
-    _around(EngineCoreProc, "abort_requests")(_abort_requests)
-    _around(EngineCoreProc, "has_work")(_has_work)
-    _around(EngineCoreProc, "_process_engine_step")(_process_engine_step)
+    around(EngineCoreProc, "run_busy_loop")(_run_busy_loop)
+    around(EngineCoreProc, "add_request")(_add_request)
+    around(EngineCoreProc, "abort_requests")(_abort_requests)
+    around(EngineCoreProc, "has_work")(_has_work)
+    around(EngineCoreProc, "_process_engine_step")(_process_engine_step)
     EngineCoreProc.epd_release = _release
     EngineCoreProc.epd_load = _load
-
-
-def _has_held_embeddings(_: Any, ec_scheduler: Any) -> bool:
-    """Step only while an embedding is leased, arriving, or being read."""
-    return bool(ec_scheduler._cache.has_held_entries())
-
-
-def _count_received(original: Any, ec_scheduler: Any, session: Any) -> None:
-    before = set(ec_scheduler._step_completed)
-    original(ec_scheduler, session)
-    arrived = [ec_scheduler._cache.get(i) for i in ec_scheduler._step_completed - before]
-    blocks = sum(len(entry.block_ids) for entry in arrived if entry is not None)
-    total = getattr(ec_scheduler, "epd_received_bytes", 0)
-    ec_scheduler.epd_received_bytes = total + blocks * ec_scheduler._region.block_size_bytes
 
 
 def _run_busy_loop(original: Any, core: Any) -> None:
@@ -328,8 +291,8 @@ def _patch_prior_tokens() -> None:
 
     Request.from_engine_core_request = classmethod(from_engine_core_request)
 
-    _around(StructuredOutputManager, "_create_grammar")(_create_grammar)
-    _around(CachedRequestState, "__post_init__")(_post_init)
+    around(StructuredOutputManager, "_create_grammar")(_create_grammar)
+    around(CachedRequestState, "__post_init__")(_post_init)
 
 
 def _create_grammar(original: Any, manager: Any, request: Request) -> Any:
