@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from kube.control_plane import ControlPlane
 
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 FOREIGN = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
+MADE = {
+    "pods": 3, "deployments": 1, "services": 1, "secrets": 1, "serviceaccounts": 1, "roles": 1,
+    "rolebindings": 1, "poddisruptionbudgets": 2, "networkpolicies": 2,
+}  # fmt: skip
 NO_PORTS = ("--liveness-port=0", "--metrics-port=0")
 FOREIGN_CRDS = sorted((ARCHIVES_FOLDER / "crds").glob("monitoring.coreos.com_*.yaml"))
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/epdclusters.epd.dev"
@@ -207,13 +212,9 @@ def test_the_rights_that_are_installed_are_enough_and_no_more(
         api.kubectl("apply", "-f", "-", "-n", where, manifest=CLUSTER)
         try:
             with operator(api, namespace, log):
-                for kind, count in {
-                    "pods": 3, "deployments": 1, "services": 1, "secrets": 1, "roles": 1,
-                    "rolebindings": 1, "poddisruptionbudgets": 2, "networkpolicies": 2,
-                }.items():  # fmt: skip
+                for kind, count in MADE.items():
                     wait_until(
-                        lambda kind=kind, count=count: len(made(api, where, kind)) >= count,  # type: ignore[misc]
-                        f"the operator made no {kind}; {log.read_text()[-2000:]}",
+                        partial(has_made, api, where, kind, count), f"no {kind} was made; see {log}"
                     )
                 api.kubectl("delete", "epd", "demo", "-n", where, "--timeout=60s")
             assert "forbidden" not in log.read_text().lower()
@@ -229,10 +230,10 @@ def test_the_rights_that_are_installed_are_enough_and_no_more(
             api.delete_namespace(where)
 
 
-def made(api: Api, namespace: str, kind: str) -> list[str]:
-    """Return the objects of the cluster."""
+def has_made(api: Api, namespace: str, kind: str, count: int) -> bool:
+    """Tell whether the operator has made so many objects of a kind."""
     asked = ("get", kind, "-n", namespace, "-l", "epd.dev/cluster=demo", "-o", "name")
-    return api.kubectl(*asked).split()
+    return len(api.kubectl(*asked).split()) >= count
 
 
 def can(api: Api, *arguments: str) -> str:

@@ -1,17 +1,23 @@
 """`kubectl epd` as kubectl runs it, on a real API server."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from kube import binaries
 from kube.control_plane import ControlPlane
+
+from epd_cli import kubectl_epd
+from epd_cli.kubectl import Kubectl
 
 ROLE, LLM_D_ROLE = "epd.dev/role", "llm-d.ai/role"
 CLUSTER = {
@@ -62,16 +68,27 @@ class User:
         )
 
     def epd(self, *arguments: str) -> str:
-        """Run `kubectl epd` in the test's namespace; return what it prints."""
-        done = self.run("epd", *arguments, "-n", self.namespace)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """Do in this process what `kubectl epd` does, in the test's namespace; return its words."""
+        status, said, complaint = self._in_process(*arguments)
+        assert status == 0, complaint
+        return said
 
     def refused(self, *arguments: str) -> str:
-        done = self.run("epd", *arguments, "-n", self.namespace)
-        assert done.returncode in (1, 2), done.stdout
-        assert done.stderr.count("\n") == 1
-        return done.stderr
+        """Return the one line in which a command is refused."""
+        status, said, complaint = self._in_process(*arguments)
+        assert status in (1, 2), said
+        assert complaint.count("\n") == 1
+        return complaint
+
+    def _in_process(self, *arguments: str) -> tuple[int, str, str]:
+        said, complaint = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self._environment),
+            redirect_stdout(said),
+            redirect_stderr(complaint),
+        ):
+            status = kubectl_epd.main([*arguments, "-n", self.namespace])
+        return status, said.getvalue(), complaint.getvalue()
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.epd(*arguments, "-o", "json"))
@@ -105,7 +122,9 @@ def user(epdclusters: ControlPlane, namespace: str) -> User:
 
 
 def test_status_shows_clusters_here_and_everywhere(user: User) -> None:
-    head, line = user.epd("status").splitlines()
+    done = user.run("epd", "status", "-n", user.namespace)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, line = done.stdout.splitlines()
     assert head.split()[:3] == ["NAME", "READY", "PODS"]
     assert line.split()[:5] == ["demo", "True", "3/3", "Encode", "1/1"]
     assert f"\n{user.namespace} " in "\n" + user.run("epd", "status", "-A").stdout
@@ -137,9 +156,6 @@ def test_flip_sets_both_labels_and_nothing_else(user: User) -> None:
 def test_a_flip_of_a_pod_that_changed_meanwhile_is_not_made(
     user: User, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from epd_cli import kubectl_epd
-    from epd_cli.kubectl import Kubectl
-
     for name in ("PATH", "KUBECONFIG"):
         monkeypatch.setenv(name, user._environment[name])
     look: Callable[..., dict[str, Any]] = Kubectl.get
