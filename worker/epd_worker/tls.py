@@ -46,7 +46,7 @@ class TlsFiles:
 
         return grpc.dynamic_ssl_server_credentials(
             first,
-            fetch,  # type: ignore[arg-type] - None says: as before
+            fetch,  # type: ignore[arg-type]  # None: as before
             require_client_authentication=True,
         )
 
