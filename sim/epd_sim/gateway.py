@@ -112,8 +112,28 @@ class GatewayPlacer:
         return call.prefill
 
     def decode_pod(self, call: Call, prefilled_at: Pod) -> Pod:
-        """Planned at arrival: decode where it was prefilled, if that is lost."""
-        return prefilled_at
+        """Return who was planned, unless it has lost its role or its health since.
+
+        As the gateway's pipeline does: then another pod of the role, else where it was prefilled.
+        """
+        gateway = self._gateways[call.gateway]
+        planned = call.decode or prefilled_at
+        view = gateway.views[planned.index]
+        if view.healthy and Stage.DECODE in view.stages:
+            return planned
+        choice = placement.place_decode(
+            gateway.views,
+            self._settings.costs,
+            turn=gateway.turn,
+            avoid=[*call.avoid, prefilled_at.name],
+        )
+        if choice is not None and not choice.overflow:
+            return self._by_name[choice.pod.name]
+        prefilling = gateway.views[prefilled_at.index]
+        if choice is None or (prefilling.healthy and Stage.DECODE in prefilling.stages):
+            return prefilled_at
+        call.overflows += 1
+        return planned if view.healthy else self._by_name[choice.pod.name]
 
     def began(self, call: Call, stage: Stage, pod: Pod) -> None:
         """Count it in the gateway's own book."""

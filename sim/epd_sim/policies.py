@@ -19,6 +19,7 @@ from epd_sim.costs import StageCosts
 from epd_sim.gateway import GatewayPlacer, GatewaySettings
 from epd_sim.label_router import DECODE_ROLE, PREFILL_ROLE
 from epd_sim.observe import Work, offered_pods
+from epd_sim.operator_loop import OperatorLoop
 from epd_sim.results import Results, Slo
 from epd_sim.workload import Workload
 from epd_sim.world import Controls, Placer, World, WorldSettings
@@ -212,11 +213,20 @@ POLICIES: Final = {
     for policy in (
         Policy(
             "elastic",
-            "ours: production placement, production control moves labels",
+            "ours: production placement and control, demand measured exactly",
             lambda setup, workload: (
                 first_split(setup, workload),
                 _relieved(setup),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
+            ),
+        ),
+        Policy(
+            "operator",
+            "ours through the operator's own loop: it sees rates, means and histograms",
+            lambda setup, workload: (
+                first_split(setup, workload),
+                _relieved(setup),
+                OperatorLoop(setup.method, setup.slo, setup.elastic),
             ),
         ),
         Policy(

@@ -65,7 +65,10 @@ class Placer(Protocol):
         ...
 
     def decode_pod(self, call: Call, prefilled_at: Pod) -> Pod:
-        """Return who decodes; asked when the first token is out, if nobody was planned."""
+        """Return who decodes; asked when the first token is out.
+
+        Not asked where decode was planned on the very pod that prefilled: that is one call.
+        """
         ...
 
     def pod_changed(self, pod: Pod) -> None:
@@ -262,7 +265,7 @@ class World:
             pod.kv_used -= piece.reserved
             self._finish(call)
             return
-        if call.decode is None:
+        if call.decode is not pod:
             call.decode = self._placer.decode_pod(call, pod)
         decode = Piece(call, DECODE, call.decode, piece.tokens, piece.tokens + call.remaining)
         decode.output = call.remaining

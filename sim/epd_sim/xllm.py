@@ -42,8 +42,8 @@ class XllmSloAware(LabelRouter):
         return min(self.pods(PREFILL_ROLE) or self.pods(), key=self._estimated_ms)
 
     def decode_pod(self, call: Call, prefilled_at: Pod) -> Pod:
-        """Decode where it was prefilled, for a call that lost its plan."""
-        return prefilled_at
+        """Decode where it was planned; where it was prefilled, for a call that lost its plan."""
+        return call.decode or prefilled_at
 
     def ended(self, call: Call, stage: Stage, pod: Pod) -> None:
         """A decode pod that has nothing left becomes a prefill pod; one always stays."""

@@ -40,9 +40,10 @@ def test_goodput_stays_below_the_fluid_limit(seed: int) -> None:
         assert goodput <= limit * 1.02, f"{policy}, seed {seed}"
 
 
-def test_ours_follows_a_square_wave_of_image_share() -> None:
+@pytest.mark.parametrize("policy", ["elastic", "operator"])
+def test_ours_follows_a_square_wave_of_image_share(policy: str) -> None:
     """With images the fleet leans to encode and prefill, with chats to decode."""
-    outcome = run(SETUP, "elastic", square_wave(12, 480, seed=3, period_s=240))
+    outcome = run(SETUP, policy, square_wave(12, 240, seed=3, period_s=240))
     timeline = split_over_time(outcome)
 
     def decoding(at_s: float) -> int:
