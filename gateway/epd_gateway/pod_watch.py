@@ -31,6 +31,11 @@ _TOO_SOON_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 60.0
 _CHANGES: Final = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
+# Unreachable, unreadable files, or answers that no API server gives.
+_TROUBLE: Final = (
+    httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, LookupError, TypeError,
+)  # fmt: skip
+
 Pod: TypeAlias = dict[str, Any]
 
 
@@ -124,8 +129,7 @@ class PodWatch:
             except ApiFailure as failure:
                 asked_s = failure.retry_after_s
                 self._failed(str(failure), expected=failure.code == _GONE)
-            except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
-                # Unreachable, unreadable files, or answers that no API server gives.
+            except _TROUBLE as error:
                 self._failed(f"{type(error).__name__}: {error}".rstrip(": "))
             self._version = ""
             self._following = False

@@ -205,6 +205,19 @@ async def test_a_key_has_so_many_requests_in_flight_and_the_others_as_many(make_
     assert (await ask("sesame")).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_waits_for_each_answer_has_one_request_in_flight(
+    make_cluster, key_file, picture, stream
+):
+    cluster = await make_cluster({"keys": {"max_in_flight": 1}}, {"key_file": key_file}, p=P, d=D)
+    for number in range(30):
+        body = cluster.body(stream=stream, images=[picture(number)])
+        answer = await cluster.client.post(
+            "/v1/chat/completions", json=body, headers=holder_of("sesame")
+        )
+        assert answer.status_code == 200
+
+
 async def test_a_key_may_send_so_many_requests_a_minute(make_cluster, key_file):
     cluster = await make_cluster({"keys": {"max_per_minute": 2}}, {"key_file": key_file}, a=EPD)
     statuses = [
