@@ -121,7 +121,7 @@ def _template(wanted: Wanted) -> Manifest:
             "volumes": volumes,
         },
     }
-    return merged(base, wanted.spec.gateway.pod_template)
+    return merged(base, wanted.spec.gateway.pod_template.manifest)
 
 
 def _container(wanted: Wanted) -> Manifest:

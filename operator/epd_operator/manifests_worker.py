@@ -75,7 +75,7 @@ def worker_template(wanted: Wanted) -> Manifest:
             ],
         },
     }
-    return merged(base, wanted.spec.pod_template)
+    return merged(base, wanted.spec.pod_template.manifest)
 
 
 def revision_of(wanted: Wanted) -> str:

@@ -132,7 +132,21 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"spec.engine": {"args": [""]}}, "spec.engine.args[0]", '"" is too short; least: 1'),
     ({"spec.engine": {"args": ["--x"] * 129}}, "spec.engine.args", "more than 128 entries"),
     ({"spec.roles": [ENCODE] * 8}, "spec.roles", "has more than 7 entries"),
-    ({"spec.podTemplate": dict.fromkeys("abcdefghijklmnopq", 1)}, "spec.podTemplate", "16 entries"),
+    (
+        {"spec.podTemplate": {"metadata": dict.fromkeys("abcdefghijklmnopq", 1)}},
+        "spec.podTemplate.metadata",
+        "16 entries",
+    ),
+    (
+        {"spec.podTemplate": {"resources": {}}},
+        "spec.podTemplate.resources",
+        "unknown field; known here: metadata, spec",
+    ),
+    (
+        {"spec.gateway": {"podTemplate": {"spec": []}}},
+        "spec.gateway.podTemplate.spec",
+        "an object is expected, got a list",
+    ),
     (
         {"spec.transport": {"rdmaResourceName": "hca"}},
         "spec.transport.rdmaResourceName",

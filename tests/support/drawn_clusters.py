@@ -23,6 +23,7 @@ from epd.api.v1alpha1 import (
     EngineSpec,
     GatewayLimits,
     GatewaySpec,
+    PodTemplate,
     RolePolicy,
     RolloutSpec,
     SecretKeyRef,
@@ -53,6 +54,7 @@ JSON = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 OPAQUE = st.dictionaries(TEXT, JSON, max_size=4)
+TEMPLATES = made(PodTemplate, metadata=st.none() | OPAQUE, spec=st.none() | OPAQUE)
 FLAGS = st.lists(st.sampled_from(["--enforce-eager", "--seed=1", "--dtype", "-O3"]), max_size=4)
 
 CACHES = st.one_of(
@@ -119,7 +121,7 @@ GATEWAYS = made(
     service_type=st.sampled_from(ServiceType),
     api_keys_secret_ref=st.none() | made(SecretKeyRef, name=NAME),
     tls_secret_name=st.none() | NAME,
-    pod_template=st.none() | OPAQUE,
+    pod_template=TEMPLATES,
 )
 METADATA = made(
     ObjectMeta,
@@ -188,7 +190,7 @@ def specs(draw: st.DrawFn) -> EPDClusterSpec:
         transport=draw(TRANSPORTS),
         rollout=draw(ROLLOUTS),
         gateway=draw(GATEWAYS),
-        pod_template=draw(st.none() | OPAQUE),
+        pod_template=draw(TEMPLATES),
     )
 
 

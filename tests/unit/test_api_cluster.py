@@ -112,9 +112,9 @@ def test_yaml_that_kubernetes_reads_is_read_alike() -> None:
     cluster = parse_cluster(
         "\ufeff---\n"
         + text
-        + "  podTemplate: {mode: 0644, when: 2026-11-21, at: 1:30, sure: yes}\n"
+        + "  podTemplate: {spec: {mode: 0644, when: 2026-11-21, at: 1:30, sure: yes}}\n"
     )
-    assert cluster.spec.pod_template == {
+    assert cluster.spec.pod_template.spec == {
         "mode": 420,
         "when": "2026-11-21",
         "at": "1:30",

@@ -197,6 +197,30 @@ class SecretKeyRef(ApiModel):
     """Key in it."""
 
 
+class PodTemplate(ApiModel):
+    """What is merged into pods that we make. Kept as it is; Kubernetes checks it."""
+
+    metadata: OpaqueObject | None = Field(
+        default=None,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    """Labels and annotations."""
+
+    spec: OpaqueObject | None = Field(
+        default=None,
+        max_length=128,
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    """The spec of a pod, or parts of it. Our container is called `worker` or `gateway`."""
+
+    @property
+    def manifest(self) -> OpaqueObject:
+        """The template as plain data, without what is absent."""
+        parts = {"metadata": self.metadata, "spec": self.spec}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
 class GatewayLimits(ApiModel):
     """What a client may send; more is refused with OpenAI's error shape."""
 
@@ -251,11 +275,7 @@ class GatewaySpec(ApiModel):
     """Secret of type `kubernetes.io/tls` with the certificate for clients; plain HTTP where
     absent."""
 
-    pod_template: OpaqueObject | None = Field(
-        default=None,
-        max_length=16,
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
+    pod_template: PodTemplate = PodTemplate()
     """Pod template merged into every gateway pod, as `spec.podTemplate` is into the workers."""
 
     @model_validator(mode="after")
@@ -303,13 +323,8 @@ class EPDClusterSpec(ApiModel):
     gateway: GatewaySpec = GatewaySpec()
     """The gateways in front of the pods."""
 
-    pod_template: OpaqueObject | None = Field(
-        default=None,
-        max_length=16,
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-    """Pod template merged into every worker pod: resources, nodeSelector, tolerations, volumes.
-    Kept as it is; Kubernetes checks it."""
+    pod_template: PodTemplate = PodTemplate()
+    """Pod template merged into every worker pod: resources, nodeSelector, tolerations, volumes."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
