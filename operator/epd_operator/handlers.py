@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SILENCE_S: Final = 70.0
 """A watch that brings nothing for so long is dead: the server sends a bookmark every 60 s."""
 
-STOP_S: Final = 10.0
+STOP_S: Final = 25.0
 """How long kopf may take to end its watches."""
 
 WATCH_S: Final = 600  # whole: kopf writes it into the URL as it is
@@ -70,7 +70,9 @@ class Watch:
             await asyncio.shield(self._ended)
         finally:
             self._halt.set()
-            await asyncio.wait([self._ended], timeout=STOP_S)
+            done, _ = await asyncio.wait([self._ended], timeout=STOP_S)
+            if not done:
+                log.warning("the watches take over %.0f s to end and are left behind", STOP_S)
         raise WatchEndedError("kopf ended its watches by itself")
 
     def _run(self) -> None:

@@ -130,6 +130,21 @@ async def test_one_of_two_operators_works_and_the_other_takes_over(
         assert len(clusters.pods()) == 4
 
 
+async def test_without_namespaces_it_works_in_all_of_them(
+    clusters: Clusters, nodes: PodPlayer
+) -> None:
+    api = clusters.api
+    config = api.service_account(clusters.namespace, "operator", cluster_rules=chart_rules())
+    other = Clusters(api, api.create_namespace())
+    async with operator(settings(config, [])), PodPlayer(api, other.namespace):
+        clusters.create()
+        other.create(replicas=2)
+        await clusters.settled()
+        await other.settled()
+        assert (len(clusters.pods()), len(other.pods())) == (3, 2)
+    api.delete_namespace(other.namespace)
+
+
 async def test_applied_scaled_and_deleted_with_the_rights_of_the_chart(
     clusters: Clusters, nodes: PodPlayer
 ) -> None:
