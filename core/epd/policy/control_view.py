@@ -196,7 +196,7 @@ class Decision:
     Attributes:
         flips: To be enacted in this order; empty: do nothing.
         desired: Pods by role that the cluster is headed for; today's where it rests.
-        hold: Why nothing, or not all of it, is done now; None: nothing stood in the way.
+        hold: Why nothing is done now; None: there are flips.
         reasons: The demand of each role, then what the decision rests on.
         fleet_pods: Pods that this demand needs under the SLO, whatever there are now; 0: unknown.
         urgent: A breach is predicted or measured: the deadband was skipped.

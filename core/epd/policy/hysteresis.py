@@ -7,8 +7,8 @@ over time; per role it is signed, so that a demand which comes and goes cancels 
 
 No fixed price suits every traffic: a demand that alternates a little more slowly than the regret
 takes to ripen is followed always too late. So a flip must have paid for itself by the time it is
-taken back. Where it has not, the price doubles: on an alternating demand of any period, flips
-either pay or end.
+taken back, against resting at the best split of the mean demand. Where it has not, the price
+doubles: on an alternating demand of any period, flips either pay or become rare.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,35 @@ from epd.policy.control_view import Bounds, Limits
 from epd.policy.split import split, utilisation
 from epd.vocabulary import Role
 
-MAX_PRICE: Final = 64.0
-_MAX_GAIN: Final = 2.0
-_CARRIED: Final = 0.5
-_FORGET_COOLDOWNS: Final = 60
 Pods = Mapping[Role, int]
+
+MAX_PRICE: Final = 64.0
+_MAX_GAIN: Final = 2.0  # of utilisation; an empty role with work is infinitely busy
+_CARRIED: Final = 0.5
+_FORGET_COOLDOWNS: Final = 60  # the mean demand reaches back so far, and the price halves in it
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """One pass as hysteresis sees it.
+
+    Attributes:
+        at_s: Its time.
+        elapsed_s: Since the last pass.
+        delay_s: How old its demand is: half the window that it was measured over.
+        counts: Pods by role.
+        target: The best split for the demand.
+        demand_pods: Demand by role.
+        deadband: Gains below it fade instead of adding up.
+    """
+
+    at_s: float
+    elapsed_s: float
+    delay_s: float
+    counts: Pods
+    target: Pods
+    demand_pods: Mapping[Role, float]
+    deadband: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +76,7 @@ class Hysteresis:
     mean_pods: Mapping[Role, float] = field(default_factory=dict)
     watched_s: float = 0.0
 
-    def after(self, now: "Present", limits: Limits, bounds: Mapping[Role, Bounds]) -> "Hysteresis":
+    def after(self, now: Present, limits: Limits, bounds: Mapping[Role, Bounds]) -> "Hysteresis":
         """Return the memory after one more pass."""
         seen, demand = self._seen(now, limits.ripe_pressure), now.demand_pods
         watched_s = min(seen.watched_s + now.elapsed_s, _FORGET_COOLDOWNS * limits.cooldown_s)
@@ -85,7 +109,7 @@ class Hysteresis:
             watched_s=watched_s,
         )
 
-    def _seen(self, now: "Present", cost: float) -> "Hysteresis":
+    def _seen(self, now: Present, cost: float) -> "Hysteresis":
         """Take note of flips since the last pass: do they go on, or back?"""
         last = self.past[-1][1] if self.past else {}
         if now.counts == last:
@@ -104,29 +128,6 @@ class Hysteresis:
         price = self.price if self.benefit > cost else min(MAX_PRICE, self.price * 2)
         benefit = self.benefit * _CARRIED
         return replace(self, past=past, pressure={}, price=price, before=last, benefit=benefit)
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """One pass as hysteresis sees it.
-
-    Attributes:
-        at_s: Its time.
-        elapsed_s: Since the last pass.
-        delay_s: How old its demand is: half the window that it was measured over.
-        counts: Pods by role.
-        target: The best split for the demand.
-        demand_pods: Demand by role.
-        deadband: Gains below it fade instead of adding up.
-    """
-
-    at_s: float
-    elapsed_s: float
-    delay_s: float
-    counts: Pods
-    target: Pods
-    demand_pods: Mapping[Role, float]
-    deadband: float
 
 
 def _towards_zero(value: float, step: float) -> float:
