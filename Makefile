@@ -57,8 +57,8 @@ test-integration: env ## Run our programs against each other, and both engines' 
 test-e2e: env ## Run whole clusters as a user does.
 	$(PYTEST) tests/e2e
 
-demo: env ## Start a real cluster, chat with it, flip its pods. KEEP=1 leaves it up.
-	@.venv/bin/epd demo $(if $(KEEP),--keep)
+demo: env ## A real Kubernetes, Helm, chats, flips under load. KEEP=1 leaves it up; LOCAL=1: processes.
+	@$(if $(LOCAL),.venv/bin/epd demo,$(PY) hack/demo_kubernetes.py) $(if $(KEEP),--keep)
 
 bench: env ## Measure; prints tables, writes build/bench/NAME.json.
 	$(PY) bench/run.py $(NAME)

@@ -50,6 +50,7 @@ from epd_cli.demo_timeline import LEGEND, draw_roles
 from epd_cli.failures import CommandError
 from epd_cli.tables import print_table
 
+EPD: Final = (sys.executable, "-m", "epd_cli")
 SYSTEM: Final = "epd-system"
 NAMESPACE: Final = "demo"
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -82,7 +83,7 @@ def main() -> int:
     except NotHere as why:
         print(f"no Kubernetes on this machine ({why}): the cluster runs as processes instead\n")
         keep = ["--keep"] if options.keep else []
-        return subprocess.run(["epd", "demo", "-f", options.file, *keep], check=False).returncode
+        return subprocess.run([*EPD, "demo", "-f", options.file, *keep], check=False).returncode
     except (BedError, CommandError, subprocess.CalledProcessError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1
