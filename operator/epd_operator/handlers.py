@@ -26,6 +26,8 @@ SILENCE_S: Final = 70.0
 STOP_S: Final = 25.0
 """How long kopf may take to end its watches."""
 
+LINGER_S: Final = 0.25
+
 WATCH_S: Final = 600  # whole: kopf writes it into the URL as it is
 PAGE_OBJECTS: Final = 500
 
@@ -77,23 +79,28 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=make_registry(self._relay, self._login),
-                    settings=make_settings(),
-                    standalone=True,
-                    # Else kopf asks for the user's name, and a container's user often has none.
-                    identity=Identity(MANAGER),
-                    clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
-                    stop_flag=self._halt,
-                )
-            )
+            asyncio.run(self._watch())
         except Exception as error:
             log.exception("the watches broke")
             self._tell(self._ended.set_exception, WatchEndedError(str(error)))
         else:
             self._tell(self._ended.set_result, None)
+
+    async def _watch(self) -> None:
+        try:
+            await kopf.operator(
+                registry=make_registry(self._relay, self._login),
+                settings=make_settings(),
+                standalone=True,
+                # Else kopf asks for the user's name, and a container's user often has none.
+                identity=Identity(MANAGER),
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=self._halt,
+            )
+        finally:
+            # aiohttp says that its TLS connections are closed when they only begin to be.
+            await asyncio.sleep(LINGER_S)
 
     def _relay(self, key: Key) -> None:
         if not self._halt.is_set():
