@@ -7,6 +7,7 @@ without a language-model step and to go on after another engine's tokens.
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from array import array
@@ -40,6 +41,7 @@ from epd_worker.engine.settings import EngineSettings
 from epd_worker.engine.vllm_load import LoadWatch
 
 DEATH_POLL_S = 0.5
+TICK_S = 0.5
 
 
 class VllmEngine:
@@ -51,6 +53,7 @@ class VllmEngine:
         self._runtime: Any = None
         self._active = 0
         self._load = LoadWatch(self._sample_load, lambda: self._active > 0)
+        self._ticks: asyncio.Task[None] | None = None
         self._sequence = 0
 
     async def start(self) -> None:
@@ -59,6 +62,7 @@ class VllmEngine:
 
         self._runtime = await vllm_runtime.start(self._settings)
         await self._warm_up()
+        self._ticks = asyncio.create_task(self._tick())
 
     def describe(self) -> EngineDescription:
         """Say what was loaded."""
@@ -136,6 +140,8 @@ class VllmEngine:
     async def close(self) -> None:
         """Stop the engine core and forget it."""
         self._load.close()
+        if self._ticks is not None:
+            self._ticks.cancel()
         runtime, self._runtime = self._runtime, None
         if runtime is not None:
             await asyncio.to_thread(runtime.shutdown)
@@ -278,6 +284,15 @@ class VllmEngine:
     def _refused(self, response: Any, fields: Collection[str]) -> EngineError:
         error = response.error
         return vllm_refusal.of_response(int(error.code), error.message, error.param, fields)
+
+    async def _tick(self) -> None:
+        """Have the core serve peers now and then, whatever else it does (`vllm_core`)."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        with contextlib.suppress(EngineDeadError):  # `watch` tells
+            while self._runtime is not None:
+                await self._runtime.engine.engine_core.call_utility_async("epd_tick")
+                await asyncio.sleep(TICK_S)
 
     async def _sample_load(self) -> EngineLoad | None:
         """Ask the engine core; None once it is gone."""

@@ -8,7 +8,9 @@
    seeded draws), which is what lets a decode start after the first token of a prefill elsewhere,
    and a lost stream continue, without computing or emitting a token twice.
 3. *Leases*: an announced embedding is pinned until it is released or `EC_LEASE_S` has passed; KV
-   and EC can be released by name (`epd_release`). The core sleeps when no lease is open.
+   and EC can be released by name (`epd_release`). The core sleeps when no lease is open, but for
+   one step at each `epd_tick`: without NIXL's progress thread nothing else serves a peer that
+   comes late, say after it was frozen, and that would wait, and keep its blocks, for ever.
 4. *Nothing left behind*: the arena's file is unlinked as soon as all have mapped it.
 
 All are reached through `SamplingParams.extra_args` and engine-core utility calls.
@@ -23,6 +25,7 @@ from vllm.distributed.ec_transfer.ec_connector.encoder_output_width import (
     get_encoder_output_width,
 )
 from vllm.logger import init_logger
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.request import Request
@@ -191,9 +194,11 @@ def _patch_core() -> None:
     around(EngineCoreProc, "add_request")(_add_request)
     around(EngineCoreProc, "abort_requests")(_abort_requests)
     around(EngineCoreProc, "has_work")(_has_work)
+    around(Scheduler, "has_requests")(_has_requests)
     around(EngineCoreProc, "_process_engine_step")(_process_engine_step)
     EngineCoreProc.epd_release = _release
     EngineCoreProc.epd_load = _load
+    EngineCoreProc.epd_tick = _tick
 
 
 def _run_busy_loop(original: Any, core: Any) -> None:
@@ -231,7 +236,18 @@ def _process_engine_step(original: Any, core: Any) -> Any:
         core.epd_encodes.run()
     if core.epd_leases:
         core.epd_leases.expire(time.monotonic())
-    return original(core)
+    progressed = original(core)
+    core.scheduler.epd_ticked = False
+    return progressed
+
+
+def _tick(core: Any) -> None:
+    """Take one step, work or not."""
+    core.scheduler.epd_ticked = True
+
+
+def _has_requests(original: Any, scheduler: Any) -> bool:
+    return getattr(scheduler, "epd_ticked", False) or original(scheduler)
 
 
 def _release(core: Any, kv_identifiers: list[str], ec_identifiers: list[str]) -> None:
