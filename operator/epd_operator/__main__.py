@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # kopf tells of every watch and every object; that is for whoever asks for it.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # It warns that it takes no signals, and is not to.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
         asyncio.run(run(settings))
     except ServerNotFoundError as error:

@@ -130,6 +130,28 @@ async def test_one_of_two_operators_works_and_the_other_takes_over(
         assert len(clusters.pods()) == 4
 
 
+async def test_pods_that_no_node_takes_stall_the_cluster(clusters: Clusters) -> None:
+    async with operator(settings(clusters.api.kubeconfig, [clusters.namespace])):
+        clusters.create()
+        await until(lambda: clusters.condition("Stalled") == ("True", "Unschedulable"))
+        assert clusters.condition("Ready") == ("False", "PodsNotReady")
+
+
+async def test_a_quota_that_is_exhausted_stalls_the_cluster_until_there_is_room(
+    clusters: Clusters, nodes: PodPlayer
+) -> None:
+    quotas = f"/api/v1/namespaces/{clusters.namespace}/resourcequotas"
+    body = {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+    clusters.api.call("POST", quotas, body)
+    await until(lambda: "hard" in clusters.api.call("GET", f"{quotas}/few").get("status", {}))
+    async with operator(settings(clusters.api.kubeconfig, [clusters.namespace])):
+        clusters.create()
+        await until(lambda: clusters.condition("Stalled") == ("True", "QuotaExceeded"))
+        clusters.merge(f"{quotas}/few", {"spec": {"hard": {"pods": "9"}}})
+        await clusters.settled()
+        assert clusters.roles() == Counter({"encode": 1, "prefill": 1, "decode": 1})
+
+
 async def test_without_namespaces_it_works_in_all_of_them(
     clusters: Clusters, nodes: PodPlayer
 ) -> None:
