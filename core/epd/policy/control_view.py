@@ -120,7 +120,8 @@ class ClusterView:
         bounds: By role; a role that is missing has `Bounds()`.
         limits: The guards' constants.
         tpot_ms: The TPOT that was measured, by the SLO's own definition; None: no answer ended.
-        window_s: The stretch that the metrics are averaged over.
+        window_s: The stretch that the metrics are averaged over: two passes or more, else demand
+            that alternates with the passes looks like something else.
         reporting_share: Share of the ready pods that reported lately, 0 to 1.
     """
 
