@@ -10,8 +10,6 @@ same cluster as processes of this machine.
 
 import argparse
 import asyncio
-import base64
-import json
 import shlex
 import subprocess
 import sys
@@ -21,28 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import yaml
-from kube import binaries, host_environment
-from kube.api import KubectlError
+from demo_cluster import NAMESPACE, DemoCluster
+from kube import binaries
 from kube.bed import BedError
 from kube.binaries import ROOT, UnavailableError
 from kube.node import Node
-from kube.node_files import SHELL_IMAGE
-from prometheus_client.parser import text_string_to_metric_families
 
-from epd import telemetry
 from epd.api import EngineType, EPDCluster, load_cluster
-from epd.vocabulary import (
-    CLUSTER_LABEL,
-    COMPONENT_LABEL,
-    DEFAULT_PORTS,
-    LLM_D_ROLE_LABEL,
-    ROLE_LABEL,
-    PortName,
-    Role,
-    Stage,
-)
+from epd.vocabulary import ROLE_LABEL, Role, Stage
 from epd_cli import demo_model
 from epd_cli.demo_rotation import rotation
 from epd_cli.demo_streams import Client, Slot, long_chats, plain_chats, probe
@@ -51,19 +36,9 @@ from epd_cli.failures import CommandError
 from epd_cli.tables import print_table
 
 EPD: Final = (sys.executable, "-m", "epd_cli")
-SYSTEM: Final = "epd-system"
-NAMESPACE: Final = "demo"
-RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
-READY_TIMEOUT_S: Final = 420
-OPERATOR_TIMEOUT: Final = "60s"
 STREAMS: Final = 8
 STREAM_TOKENS: Final = 96
 PROBES_PER_FLIP: Final = 16
-GATEWAY_PORT: Final = 8000
-POLL_S: Final = 0.5
-
-Counts = Mapping[tuple[str, str], float]
-"""Work begun, by pod and stage."""
 
 
 class NotHere(Exception):
@@ -140,28 +115,24 @@ class Demo:
     def __init__(self, node: Node, helm: Path, manifest: dict[str, Any]) -> None:
         """Show `manifest` on `node`."""
         self._node = node
-        self._helm = helm
-        self._manifest = _at_home(manifest)
-        self._name: str = manifest["metadata"]["name"]
+        self._cluster = DemoCluster(node, helm, manifest)
         self._model: str = manifest["spec"]["model"]["servedName"]
-        self._base_url = ""
-        self._key = ""
         self.exact = True
 
     async def run(self) -> list[str]:
         """Run every step; return what did not hold."""
         _step(3, "The operator: helm install epd-crds, helm install epd")
-        self._install()
-        _step(4, f"kubectl apply -f {self._name}.yaml, until it is Ready")
-        await self._apply()
-        client = Client(self._base_url, self._model, self._key)
+        self._cluster.install()
+        _step(4, f"kubectl apply -f {self._cluster.name}.yaml, until it is Ready")
+        await self._cluster.apply()
+        client = Client(self._cluster.base_url, self._model, self._cluster.key)
         try:
             _step(5, "Chats through the gateway's Service, by the openai client")
             await self._chats(client)
             _step(6, f"{STREAMS} streams with nothing else going on: the reference")
             slots = await self._references(client)
             _step(7, "The same streams again and again, while pods are relabelled")
-            before = self._restarts()
+            before = self._cluster.containers()
             records = await self._flips(client, slots)
         finally:
             await client.close()
@@ -176,126 +147,20 @@ class Demo:
 It stays up until Ctrl-C. From another terminal:
   export KUBECONFIG={kubeconfig}
   {kubectl} -n {NAMESPACE} get epd,pods -L {ROLE_LABEL}
-  {kubectl} -n {NAMESPACE} label pod {self._name}-0 --overwrite {ROLE_LABEL}=prefill
-  curl {self._base_url}/models -H 'Authorization: Bearer {self._key}'
+  {kubectl} -n {NAMESPACE} label pod {self._cluster.name}-0 --overwrite {ROLE_LABEL}=prefill
+  curl {self._cluster.base_url}/models -H 'Authorization: Bearer {self._cluster.key}'
 """
-
-    # Installing.
-
-    def _install(self) -> None:
-        for namespace in (SYSTEM, NAMESPACE):
-            body = {"metadata": {"name": namespace, "labels": RESTRICTED}}
-            self._node.api.call("POST", "/api/v1/namespaces", body)
-            claims = {"apiVersion": "v1", "kind": "List"}
-            claims["items"] = host_environment.claims(namespace)  # type: ignore[assignment]
-            self._node.api.kubectl("apply", "-f", "-", manifest=claims)
-        image, _, tag = SHELL_IMAGE.rpartition(":")
-        values = {
-            "replicas": 1,
-            "image": {"repository": image, "tag": tag},
-            "images": {"worker": SHELL_IMAGE, "gateway": SHELL_IMAGE},
-            "extraEnv": host_environment.variables(),
-            "extraVolumes": host_environment.volumes(),
-            "extraVolumeMounts": host_environment.mounts(),
-        }
-        file = self._node.folder / "values.json"
-        file.write_text(json.dumps(values))
-        self._run_helm("install", "epd-crds", ROOT / "charts" / "epd-crds")
-        self._run_helm("install", "epd", ROOT / "charts" / "epd", "--values", file)
-        kubectl = self._node.api.kubectl
-        try:
-            kubectl(
-                "rollout", "status", "deployment", "-n", SYSTEM, f"--timeout={OPERATOR_TIMEOUT}"
-            )
-        except KubectlError as error:
-            said = kubectl("logs", "deployment/epd-operator", "-n", SYSTEM, "--tail=5")
-            raise CommandError(f"the operator does not get ready: {error}\n{said}") from None
-        print("  the operator runs, under the restricted Pod Security Standard")
-
-    def _run_helm(self, *arguments: str | Path) -> None:
-        command = [self._helm, *arguments, "--namespace", SYSTEM]
-        command += ["--kubeconfig", self._node.api.kubeconfig]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise CommandError(f"helm {arguments[0]}: {done.stderr.strip()}")
-
-    async def _apply(self) -> None:
-        began_s = time.monotonic()
-        kubectl = self._node.api.kubectl
-        kubectl("apply", "-n", NAMESPACE, "-f", "-", manifest=self._manifest)
-        said = ""
-        while True:
-            conditions = {each["type"]: each for each in self._status().get("conditions") or ()}
-            ready = conditions.get("Ready", {})
-            if ready.get("status") == "True":
-                break
-            if (message := ready.get("message", "")) != said:
-                said = message
-                print(f"  {time.monotonic() - began_s:5.1f} s  {message}", flush=True)
-            if time.monotonic() - began_s > READY_TIMEOUT_S:
-                raise CommandError(f"not ready after {READY_TIMEOUT_S} s: {said}")
-            await asyncio.sleep(POLL_S)
-        print(f"  {time.monotonic() - began_s:5.1f} s  Ready: {ready['message']}")
-        for line in kubectl("get", "epd,pods", "-n", NAMESPACE, "-L", ROLE_LABEL).splitlines():
-            print(f"  {line}")
-        service = f"/api/v1/namespaces/{NAMESPACE}/services/{self._name}-gateway"
-        address = self._node.api.call("GET", service)["spec"]["clusterIP"]
-        self._base_url = f"http://127.0.0.1:{self._node.forward(address, GATEWAY_PORT)}/v1"
-        secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/{self._name}-api-keys"
-        keys = self._node.api.call("GET", secret)["data"]["keys"]
-        self._key = base64.b64decode(keys).decode().split()[0]
-
-    # Looking.
-
-    def _status(self) -> dict[str, Any]:
-        path = f"/apis/epd.dev/v1alpha1/namespaces/{NAMESPACE}/epdclusters/{self._name}"
-        return dict(self._node.api.call("GET", path).get("status") or {})
-
-    def _pods(self) -> list[dict[str, Any]]:
-        labels = f"{CLUSTER_LABEL}={self._name},{COMPONENT_LABEL}=worker"
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-        pods = self._node.api.call("GET", path, params={"labelSelector": labels})["items"]
-        return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
-
-    def _roles(self) -> dict[str, Role]:
-        return {
-            pod["metadata"]["name"]: Role(pod["metadata"]["labels"][ROLE_LABEL])
-            for pod in self._pods()
-        }
-
-    def _restarts(self) -> dict[str, tuple[str, int]]:
-        """Return each pod's container and how often it was started again."""
-        found = {}
-        for pod in self._pods():
-            (container,) = pod["status"]["containerStatuses"]
-            found[pod["metadata"]["name"]] = container["containerID"], container["restartCount"]
-        return found
-
-    async def _started(self) -> Counts:
-        """Return the work that each pod has begun, by stage, as its own metrics say."""
-        counts: dict[tuple[str, str], float] = {}
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
-            for pod in self._pods():
-                port = DEFAULT_PORTS[PortName.WORKER_METRICS]
-                port = self._node.forward(pod["status"]["podIP"], port)
-                text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
-                for family in text_string_to_metric_families(text):
-                    for sample in family.samples:
-                        if sample.name == telemetry.WORKER_STARTED.name:
-                            labels = sample.labels
-                            counts[labels["worker"], labels["stage"]] = sample.value
-        return counts
 
     # Showing.
 
     async def _chats(self, client: Client) -> None:
         rows = []
         for ask in plain_chats(with_images=True):
-            before = await self._started()
+            before = await self._cluster.started()
             answer = await client.ask(ask)
             if answer.error:
                 raise CommandError(f"a chat failed: {answer.error}")
-            now = await self._started()
+            now = await self._cluster.started()
             where = [
                 ", ".join(pod for (pod, s), n in now.items() if s == stage and n > before[pod, s])
                 for stage in Stage
@@ -321,7 +186,7 @@ It stays up until Ctrl-C. From another terminal:
         enough = asyncio.Event()
         tasks = [asyncio.create_task(slot.repeat(client, enough)) for slot in slots]
         began_s = time.monotonic()
-        initial = self._roles()
+        initial = self._cluster.roles()
         records: list[FlipRecord] = []
         try:
             names = list(initial)
@@ -348,18 +213,17 @@ It stays up until Ctrl-C. From another terminal:
         return records
 
     async def _flip(self, client: Client, pod: str, role: Role, began_s: float) -> FlipRecord:
-        before = self._roles()[pod]
-        labels = [f"{ROLE_LABEL}={role}", f"{LLM_D_ROLE_LABEL}={role}"]
-        self._node.api.kubectl("label", "pod", pod, "-n", NAMESPACE, "--overwrite", *labels)
+        before = self._cluster.roles()[pod]
+        self._cluster.relabel(pod, role)
         at_s = time.monotonic() - began_s
-        first = await self._started()
+        first = await self._cluster.started()
         gained = {stage.value: 0 for stage in sorted(role.stages - before.stages)}
         record = FlipRecord(at_s, pod, before, role, gained)
         for number in range(PROBES_PER_FLIP):
             answer = await client.ask(probe(round(began_s) + number, with_images=True))
             if answer.error:
                 raise CommandError(f"a chat after a flip failed: {answer.error}")
-            now = await self._started()
+            now = await self._cluster.started()
             for stage in gained:
                 gained[stage] = round(now[pod, stage] - first[pod, stage])
             if record.took_effect:
@@ -382,7 +246,7 @@ It stays up until Ctrl-C. From another terminal:
             for record in records
             if not record.took_effect
         ]
-        if (now := self._restarts()) != before:
+        if (now := self._cluster.containers()) != before:
             faults.append(f"containers are not the ones they were: {before}, now {now}")
         for fault in faults:
             print(f"  LOST  {fault}")
@@ -390,18 +254,6 @@ It stays up until Ctrl-C. From another terminal:
         if not faults:
             print(f"\nnothing lost: {answers} streams, {len(records)} flips, 0 errors, 0 restarts")
         return faults
-
-
-def _at_home(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest with this machine's Python and checkout in its pods."""
-    spec = {**manifest["spec"]}
-    folder = ROOT / spec["model"]["source"]
-    if folder.is_dir():
-        spec["model"] = {**spec["model"], "source": str(folder)}
-    spec["podTemplate"] = host_environment.pod_template("worker")
-    gateway = spec.get("gateway") or {}
-    spec["gateway"] = {**gateway, "podTemplate": host_environment.pod_template("gateway")}
-    return {**manifest, "spec": spec}
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from epd.vocabulary import Component
 from epd.wire.messages import Api, Generate, Phase, Submit
 from epd_operator import local_ports
 
+LABELS = ("stage", "worker")
 CHAT = {"messages": [{"role": "user", "content": "What is it?"}], "max_tokens": 16}
 
 
 def scrape(port: int) -> dict[str, dict[tuple[str | None, ...], float]]:
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     return {
-        family.name: {tuple(map(s.labels.get, ("stage", "worker"))): s.value for s in family.samples}
+        family.name: {tuple(map(s.labels.get, LABELS)): s.value for s in family.samples}
         for family in text_string_to_metric_families(text)
     }
 

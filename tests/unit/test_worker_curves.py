@@ -8,8 +8,8 @@ import pytest
 from engine_calls import picture
 from PIL import Image
 
-from epd_worker.engine.settings import SettingsError
 from epd.api.curves import DEFAULT_CURVES_FILE
+from epd_worker.engine.settings import SettingsError
 from epd_worker.engine.simulated_curves import at, load_curves
 from epd_worker.engine.simulated_images import image_tokens
 

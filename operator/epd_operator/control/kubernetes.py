@@ -145,7 +145,8 @@ def _scheme(pod: Manifest) -> str:
 def _fetch(url: str) -> str:
     # A gateway's public certificate names its Service, never a pod's address; and what is read
     # here is counters.
-    unverified = ssl._create_unverified_context() if url.startswith("https:") else None  # noqa: S323
+    is_https = url.startswith("https:")
+    unverified = ssl._create_unverified_context() if is_https else None  # noqa: S323
     with urllib.request.urlopen(  # noqa: S310 - an address that the API server gave
         url, timeout=_SCRAPE_TIMEOUT_S, context=unverified
     ) as answer:
