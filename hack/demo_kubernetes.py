@@ -29,6 +29,7 @@ from kube.node import Node
 from epd.api import EngineType, EPDCluster, load_cluster
 from epd.vocabulary import ROLE_LABEL, Role, Stage
 from epd_cli import demo_model
+from epd_cli.demo_flips import PROBE_BURSTS
 from epd_cli.demo_rotation import rotation
 from epd_cli.demo_streams import Client, Slot, long_chats, plain_chats, probe
 from epd_cli.demo_timeline import LEGEND, draw_roles
@@ -38,7 +39,6 @@ from epd_cli.tables import print_table
 EPD: Final = (sys.executable, "-m", "epd_cli")
 STREAMS: Final = 8
 STREAM_TOKENS: Final = 96
-PROBES_PER_FLIP: Final = 16
 
 
 class NotHere(Exception):
@@ -118,6 +118,7 @@ class Demo:
         self._cluster = DemoCluster(node, helm, manifest)
         self._model: str = manifest["spec"]["model"]["servedName"]
         self.exact = True
+        self._probes = 0
 
     async def run(self) -> list[str]:
         """Run every step; return what did not hold."""
@@ -219,10 +220,13 @@ It stays up until Ctrl-C. From another terminal:
         first = await self._cluster.started()
         gained = {stage.value: 0 for stage in sorted(role.stages - before.stages)}
         record = FlipRecord(at_s, pod, before, role, gained)
-        for number in range(PROBES_PER_FLIP):
-            answer = await client.ask(probe(round(began_s) + number, with_images=True))
-            if answer.error:
-                raise CommandError(f"a chat after a flip failed: {answer.error}")
+        for count in PROBE_BURSTS:
+            numbers = range(self._probes, self._probes + count)
+            self._probes += count
+            asks = [client.ask(probe(number, with_images=True)) for number in numbers]
+            for answer in await asyncio.gather(*asks):
+                if answer.error:
+                    raise CommandError(f"a chat after a flip failed: {answer.error}")
             now = await self._cluster.started()
             for stage in gained:
                 gained[stage] = round(now[pod, stage] - first[pod, stage])
