@@ -190,7 +190,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(
 
 
 async def test_handles_of_another_compatibility_hash_are_refused(
-    engine_factory: EngineFactory, here: Engine
+    here: Engine, there: Engine
 ) -> None:
     work = await with_handles(chat(here, images=1), here, picture("red"))
     prefill = await hear(here, prefill_of(work))
@@ -200,10 +200,9 @@ async def test_handles_of_another_compatibility_hash_are_refused(
         for image in work.images
         if image.ec is not None
     )
-    taker = await engine_factory("taker")
     for foreign in (replace(decode_of(work, prefill), kv=other), replace(work, images=images)):
         with pytest.raises(EngineError) as refused:
-            await hear(taker, foreign)
+            await hear(there, foreign)
         assert refused.value.kind is FailureKind.INCOMPATIBLE
 
 
@@ -219,10 +218,17 @@ async def test_a_handoff_from_an_engine_that_ended_is_lost_and_the_request_is_no
     work = await with_handles(chat(owner, images=1), owner, image)
     prefill = await hear(owner, prefill_of(work))
     await owner.close()
+    # Whoever goes while it still waits for a handoff leaves nothing of it behind.
+    impatient = asyncio.create_task(hear(here, work))
+    await asyncio.sleep(0.5)
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    await load_where(here, holds_nothing)
     for late in (work, decode_of(work, prefill)):
         with pytest.raises(EngineError) as lost:
             await hear(here, late)
         assert lost.value.kind is FailureKind.HANDOFF_LOST
+    await load_where(here, holds_nothing)
     again = await hear(here, with_pixels(work, image))
     assert text_of(again.payload).startswith(open_text_of(prefill.payload))
 

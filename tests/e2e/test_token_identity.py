@@ -19,7 +19,8 @@ pytestmark = pytest.mark.vllm
 
 Cell = tuple[str, Method, str]
 
-FAMILIES = (TinyKind.QWEN2_5_VL, TinyKind.QWEN3_VL, TinyKind.LLAVA)
+# The first is the one whose pods the tests before have left running.
+FAMILIES = (TinyKind.QWEN3_VL, TinyKind.QWEN2_5_VL, TinyKind.LLAVA)
 CONTENTS = ("text", "one-image", "several-images")
 PROGRAMS = ("hf", "vllm")
 TRANSPORTS = ("streamed", "whole")
@@ -74,7 +75,7 @@ def cluster(
     vllm_cluster: Callable[[TinyKind], Cluster],
     expected: dict[str, dict[Cell, Answer]],
 ) -> Cluster:
-    """Three running pods; the plain engines have ended before they start."""
+    """Three running pods, started once the plain engines have ended."""
     return vllm_cluster(family)
 
 

@@ -36,7 +36,7 @@ print(arguments.model, arguments.revision, arguments.max_model_len)
 
 
 def test_the_models_revision_and_the_engines_arguments_reach_vllm() -> None:
-    launch = worker_launch(parse_cluster(MANIFEST), "demo-0", WorkerPorts(20000, 20001, 20017))
+    launch = worker_launch(parse_cluster(MANIFEST), "demo-0", WorkerPorts.from_block(20000))
     own = launch.command[launch.command.index("epd_worker") + 1 :]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *own], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -21,6 +21,7 @@ from epd.wire.messages import (
     Prefilled,
 )
 from epd_worker.engine import Engine, EngineLoad, StageClock
+from epd_worker.engine.vllm_load import holds_anything
 
 WORDS = "Tell me, in a few words, what a lighthouse is good for."
 
@@ -141,7 +142,7 @@ async def load_where(engine: Engine, holds: Callable[[EngineLoad], bool]) -> Eng
 
 def holds_nothing(load: EngineLoad) -> bool:
     """Tell whether an engine keeps nothing for anybody."""
-    return not (load.kv_leases or load.ec_leases or load.running_tokens)
+    return not holds_anything(load)
 
 
 def answer_of(payload: bytes) -> dict[str, Any]:
