@@ -112,7 +112,7 @@ class DemoCluster:
         kubectl("apply", "-n", NAMESPACE, "-f", "-", manifest=self._manifest)
         said = ""
         while True:
-            conditions = {each["type"]: each for each in self._status().get("conditions") or ()}
+            conditions = {each["type"]: each for each in self.status().get("conditions") or ()}
             ready = conditions.get("Ready", {})
             if ready.get("status") == "True":
                 break
@@ -132,7 +132,8 @@ class DemoCluster:
         keys = self._node.api.call("GET", secret)["data"]["keys"]
         self.key = base64.b64decode(keys).decode().split()[0]
 
-    def _status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
+        """Return the status of the `EPDCluster`."""
         path = f"/apis/epd.dev/v1alpha1/namespaces/{NAMESPACE}/epdclusters/{self.name}"
         return dict(self._node.api.call("GET", path).get("status") or {})
 
