@@ -32,7 +32,7 @@ OUT = Path("build/figures")
 SEED = 1
 # Three times the kernel times of an 8B model on an H200: about a 32B model, or a smaller GPU.
 COSTS = H200_QWEN3_VL_8B.slowed(3)
-RIVALS = ("colocated", "best-static", "arrow-v2", "churn-180", "churn-5")
+RIVALS = ("operator", "colocated", "best-static", "arrow-v2", "churn-180", "churn-5")
 OURS = ("elastic", "clairvoyant")
 
 Make = Callable[[float], Workload]
@@ -84,7 +84,15 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         _azure,
         Slo(ttft_ms=3000, tpot_ms=100),
         Method.EP_D,
-        ("elastic", "least-load", "best-static", "colocated", "arrow-v1", "arrow-v2", "xllm"),
+        (
+            "elastic",
+            "elastic-overflow",
+            "least-load",
+            "best-static",
+            "arrow-v1",
+            "arrow-v2",
+            "xllm",
+        ),
         2,
         18,
     ),

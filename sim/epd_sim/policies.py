@@ -191,11 +191,6 @@ def _hydrainfer(setup: Setup, workload: Workload) -> Plan:
     return max(choices, key=goodput), GatewayPlacer(), None
 
 
-def _relieved(setup: Setup) -> GatewayPlacer:
-    """Return placement as our gateway does it: it overflows where a role would miss the TTFT."""
-    return GatewayPlacer(GatewaySettings(costs=Costs(ttft_ms=setup.slo.ttft_ms)))
-
-
 def _halves(setup: Setup) -> dict[Role, int]:
     return {PREFILL_ROLE: setup.pods // 2, DECODE_ROLE: setup.pods - setup.pods // 2}
 
@@ -216,7 +211,7 @@ POLICIES: Final = {
             "ours: production placement and control, demand measured exactly",
             lambda setup, workload: (
                 first_split(setup, workload),
-                _relieved(setup),
+                GatewayPlacer(),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -225,7 +220,7 @@ POLICIES: Final = {
             "ours through the operator's own loop: it sees rates, means and histograms",
             lambda setup, workload: (
                 first_split(setup, workload),
-                _relieved(setup),
+                GatewayPlacer(),
                 OperatorLoop(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -249,9 +244,13 @@ POLICIES: Final = {
             lambda setup, workload: (best_static(setup, workload), GatewayPlacer(), None),
         ),
         Policy(
-            "overflow",
-            "the best fixed split under our placement: overflow, but no flips",
-            lambda setup, workload: (best_static(setup, workload), _relieved(setup), None),
+            "elastic-overflow",
+            "ours, with placement told the TTFT: it overflows where a role would miss it",
+            lambda setup, workload: (
+                first_split(setup, workload),
+                GatewayPlacer(GatewaySettings(costs=Costs(ttft_ms=setup.slo.ttft_ms))),
+                ElasticControl(setup.method, setup.slo, setup.elastic),
+            ),
         ),
         Policy(
             "least-load",
@@ -281,7 +280,7 @@ POLICIES: Final = {
             "a bound: each window begins with the split that its own arrivals need",
             lambda setup, workload: (
                 first_split(setup, workload),
-                _relieved(setup),
+                GatewayPlacer(),
                 Clairvoyant(workload, setup.method, setup.slo),
             ),
         ),
