@@ -12,7 +12,7 @@ from running_operator import Clusters, operator, settings, until
 
 from epd_operator import service
 
-GONE_S = 10.0
+GONE_S = 6.0
 FROZEN_S = 12.0
 
 
