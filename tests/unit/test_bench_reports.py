@@ -116,7 +116,7 @@ def test_the_gateway_s_part_is_the_difference_to_the_direct_load(bench: Any) -> 
 
 def test_without_names_all_but_the_race_are_measured(bench: Any) -> None:
     names, options = bench.run.arguments([])
-    assert names == ["gateway", "vllm", "handoff", "encode_ways"]
+    assert names == ["gateway", "vllm", "handoff", "encode_ways", "policy"]
     assert (options.quick, options.rounds) == (False, 3)
     assert bench.run.arguments(["race", "--quick"]) == (
         ["race"],
