@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import openai
 import psutil
+import shared_memory
 from chat_streams import ChatStream, ask_about, client_of
 from fault_rows import PICTURES, ROLES, Moment, Row
 from gateway_process import GatewayProcess
@@ -43,7 +44,6 @@ REACHED_WITHIN_S = 20
 BACK_WITHIN_S = 400
 """A killed pod loads its model again, which a busy machine does in minutes."""
 
-SHARED_MEMORY = "/dev/shm"
 SHORT_TOKENS, LONG_TOKENS = 12, 600
 
 InFlight = Mapping[str, Mapping[str, int]]
@@ -140,7 +140,9 @@ class RealFaults:
 
     def strike(self, letter: str, fault: signal.Signals) -> None:
         """Kill a pod, or stop it."""
-        self._files = self._shared_memory_of(letter)
+        victim = psutil.Process(self._process_id(letter))
+        family = [victim, *victim.children(recursive=True)]
+        self._files = shared_memory.files_of(process.pid for process in family)
         if fault is signal.SIGSTOP:
             self.freeze(letter)
         else:
@@ -172,16 +174,7 @@ class RealFaults:
 
     async def until_its_files_are_gone(self) -> None:
         """Wait until nothing is left of the shared memory of the pod that was struck last."""
-        await until(lambda: not self._files & set(os.listdir(SHARED_MEMORY)))
-
-    def _shared_memory_of(self, letter: str) -> set[str]:
-        """Return the files of shared memory that a pod's processes have mapped."""
-        worker = psutil.Process(self._process_id(letter))
-        mapped: set[str] = set()
-        for process in (worker, *worker.children(recursive=True)):
-            maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
-            mapped |= {Path(line.split()[-1]).name for line in maps if SHARED_MEMORY in line}
-        return mapped
+        await until(lambda: not self._files & shared_memory.files())
 
     def _process_id(self, letter: str) -> int:
         pod = next(pod for pod in self._cluster.running.pods if pod.name == self.pods[letter])
