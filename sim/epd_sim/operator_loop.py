@@ -105,6 +105,7 @@ class OperatorLoop:
                 for s, t in p.tallies.items()
             },
             running={(p.name, s): float(t.running) for p in pods for s, t in p.tallies.items()},
+            running_tokens=float(sum(pod.decoding_tokens for pod in pods)),
             completed=(last.ended - first.ended) / seconds,
             images=(last.images - first.images) / seconds,
             image_tokens=(last.encoded_tokens - first.encoded_tokens) / seconds,

@@ -48,6 +48,7 @@ def traffic(prompts=0.0, images=0.0, prompt_tokens=500.0, output_tokens=11.0, **
         service_s={Stage.ENCODE: images * 0.05, Stage.PREFILL: prompts * 0.07, Stage.DECODE: 0.0},
         waiting={},
         running={},
+        running_tokens=0.0,
         completed=prompts,
         images=images,
         image_tokens=images * 256,
@@ -186,6 +187,26 @@ def test_without_curves_the_workers_own_times_count():
     assert view.demand[Stage.PREFILL].offered_pods == pytest.approx(20 * 0.07)
     # p95 of TPOT is 38.7 ms of 40: two decode pods are nearly as busy as they may be.
     assert view.demand[Stage.DECODE].offered_pods == pytest.approx(2 * 38.67 / 40, rel=0.01)
+
+
+def test_an_answer_costs_by_the_context_that_its_steps_see():
+    """Half the requests have long prompts and one token; only the others are decoded."""
+    seen = replace(
+        traffic(prompts=20, prompt_tokens=2000.0),
+        running={("p4", Stage.DECODE): 10.0},
+        running_tokens=10 * 300.0,
+    )
+    curves = replace(CURVES, decode_token_ms=0.01)
+    aim = aim_of(load_cluster(CLUSTER))
+    pods = [FleetPod(f"p{n}", role) for n, role in enumerate(ROLES)]
+    known = learnt(Memory().known, seen)
+    assert known.context_tokens == 300
+    with_context = view_of(0.0, pods, seen, aim, known, curves)
+    without = view_of(0.0, pods, seen, aim, replace(known, context_tokens=None), curves)
+    assert (
+        with_context.demand[Stage.DECODE].offered_pods
+        < without.demand[Stage.DECODE].offered_pods / 2
+    )
 
 
 def test_what_a_pod_holds_strands_if_it_flips():

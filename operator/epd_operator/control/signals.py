@@ -74,6 +74,7 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
         "service": Query(telemetry.WORKER_SERVICE, by=("worker", "stage")),
         "waiting": Query(telemetry.WORKER_WAITING, by=("worker", "stage")),
         "running": Query(telemetry.WORKER_RUNNING, by=("worker", "stage")),
+        "running_tokens": Query(telemetry.WORKER_TOKENS),
         "completed": Query(telemetry.REQUESTS, where={"status": "2xx"}),
         "images": Query(telemetry.IMAGES),
         "image_tokens": Query(telemetry.IMAGE_TOKENS),
@@ -83,6 +84,9 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
         "tpot": Query(telemetry.TPOT, by=("le",), suffix="_bucket"),
     }
 )
+
+
+_TOTALS: Final = ("completed", "images", "image_tokens", "prompt_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Traffic:
         service_s: Seconds that finished work took from begin to end, by stage.
         waiting: Work that no engine has begun, by worker and stage.
         running: Work that an engine is at, by worker and stage.
+        running_tokens: Prompts and answers so far of all work under way.
         completed: Requests answered.
         images: Images accepted.
         image_tokens: Tokens of images that were encoded apart.
@@ -115,6 +120,7 @@ class Traffic:
     service_s: Mapping[Stage, float]
     waiting: Mapping[tuple[str, Stage], float]
     running: Mapping[tuple[str, Stage], float]
+    running_tokens: float
     completed: float
     images: float
     image_tokens: float
@@ -136,10 +142,7 @@ def traffic_of(
         workers: The workers that report.
     """
     by_stage = {name: _by_stage(samples.get(name, {})) for name in ("started", "finished")}
-    total = {
-        name: sum(samples.get(name, {}).values())
-        for name in ("completed", "images", "image_tokens", "prompt_tokens", "output_tokens")
-    }
+    total = {name: sum(samples.get(name, {}).values()) for name in (*_TOTALS, "running_tokens")}
     return Traffic(
         window_s=window_s,
         age_s=age_s,
@@ -149,6 +152,7 @@ def traffic_of(
         service_s=_by_stage(samples.get("service", {})),
         waiting=_by_worker(samples.get("waiting", {})),
         running=_by_worker(samples.get("running", {})),
+        running_tokens=total["running_tokens"],
         completed=total["completed"],
         images=total["images"],
         image_tokens=total["image_tokens"],

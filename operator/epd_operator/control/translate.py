@@ -6,7 +6,7 @@ towards more pods under load), and for decode how near the TPOT is to its limit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from epd.api import EPDCluster
 from epd.api.roles import chosen_method, role_bounds
@@ -61,10 +61,13 @@ class Known:
 
     Attributes:
         shape: The mean request; None: none was answered yet.
+        context_tokens: What a decode step sees of one sequence, on average; None: nothing ran yet.
+            Long answers run longer, so this is not the mean request's.
         piece_ms: What workers took for one piece of a stage.
     """
 
     shape: RequestShape | None = None
+    context_tokens: float | None = None
     piece_ms: Mapping[Stage, float] = field(default_factory=dict)
 
 
@@ -85,7 +88,18 @@ def learnt(known: Known, traffic: Traffic) -> Known:
         for stage in Stage
         if traffic.finished[stage] > 0
     }
-    return Known(shape, {**known.piece_ms, **pieces})
+    return Known(shape, _context_tokens(known, traffic), {**known.piece_ms, **pieces})
+
+
+def _context_tokens(known: Known, traffic: Traffic) -> float | None:
+    running = sum(
+        count for (_, stage), count in traffic.running.items() if stage is not Stage.ENCODE
+    )
+    if not (running and traffic.running_tokens):
+        return known.context_tokens
+    now = traffic.running_tokens / running
+    before = known.context_tokens
+    return now if before is None else (before + now) / 2  # one look is one moment
 
 
 def view_of(
@@ -111,7 +125,7 @@ def view_of(
         states = tuple(_state(pod, {}, {}) for pod in pods)
         return ClusterView(now_s, states, {}, aim.method, aim.slo, aim.bounds, aim.limits)
     if curves is not None and known.shape is not None:
-        pieces = _priced(curves, known.shape, aim.slo)
+        pieces = _priced(curves, known.shape, known.context_tokens, aim.slo)
         demand = _priced_demand(traffic, pieces, known.shape, curves, aim, ready)
     else:
         pieces = dict(known.piece_ms)
@@ -143,12 +157,18 @@ def _state(
     return PodState(pod.name, pod.role, pod.ready, pod.settled, pod.flipped_at_s, stranded)
 
 
-def _priced(curves: CostCurves, shape: RequestShape, slo: Slo) -> dict[Stage, float]:
+def _priced(
+    curves: CostCurves, shape: RequestShape, context_tokens: float | None, slo: Slo
+) -> dict[Stage, float]:
     """Return what one piece keeps a pod busy: an image, a prompt, an answer."""
+    answer = shape
+    if context_tokens is not None:
+        prompt_tokens = max(0.0, context_tokens - shape.output_tokens / 2)
+        answer = replace(shape, prompt_tokens=prompt_tokens)
     return {
         Stage.ENCODE: curves.encode(1, shape.image_tokens),
         Stage.PREFILL: curves.pod_ms(Stage.PREFILL, shape, slo),
-        Stage.DECODE: curves.pod_ms(Stage.DECODE, shape, slo),
+        Stage.DECODE: curves.pod_ms(Stage.DECODE, answer, slo),
     }
 
 
