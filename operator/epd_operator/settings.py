@@ -12,8 +12,8 @@ from typing import Final
 from epd.api.patterns import NAMESPACE
 from epd_operator.wanted import Images
 
-WORKER_IMAGE: Final = "ghcr.io/epd-operator/worker-cuda:0.1.0"
-GATEWAY_IMAGE: Final = "ghcr.io/epd-operator/gateway:0.1.0"
+WORKER_IMAGE: Final = "epd-operator/worker-cuda:0.1.0"
+GATEWAY_IMAGE: Final = "epd-operator/gateway:0.1.0"
 
 _EPILOG: Final = """\
 examples:
