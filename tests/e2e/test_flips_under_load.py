@@ -159,6 +159,8 @@ async def test_a_flip_that_does_not_take_effect_is_found(
     simulated: Cluster, tmp_path: Path, defect: str, found: str
 ) -> None:
     """The storm's own proof: a gateway that follows the roster in name only does not pass."""
+    for pod, role in zip(simulated.pods, (Role.ENCODE, Role.PREFILL, Role.DECODE), strict=True):
+        await asyncio.to_thread(simulated.flip, pod, role)
     roster = RosterFile(simulated.state.roster_file)
     gateway = GatewayProcess(roster.path, tmp_path / "gateway.log", {}, defect)
 
