@@ -217,7 +217,9 @@ def test_the_rights_that_are_installed_are_enough_and_no_more(
                         partial(has_made, api, where, kind, count), f"no {kind} was made; see {log}"
                     )
                 api.kubectl("delete", "epd", "demo", "-n", where, "--timeout=60s")
-            assert "forbidden" not in log.read_text().lower()
+            # An earlier test's namespace may be on its way out: nobody may write there.
+            said = [line for line in log.read_text().splitlines() if "forbidden" in line.lower()]
+            assert [line for line in said if "being terminated" not in line] == []
             account = f"system:serviceaccount:{namespace}:epd-operator"
             elsewhere = "default" if not wide else where
             for asked in ("delete nodes", "create pods --subresource=exec", "list secrets"):
