@@ -7,7 +7,7 @@ from fake_cluster import until
 from fake_workers import text_of
 
 from epd.vocabulary import Role, Stage
-from epd.wire.messages import Phase
+from epd.wire.messages import Load, Phase, StageLoad
 
 E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
 PD, EPD = Role.PREFILL_DECODE, Role.ENCODE_PREFILL_DECODE
@@ -48,6 +48,21 @@ async def test_a_decode_goes_to_whoever_has_the_role_when_its_turn_comes(make_cl
     assert cluster.workers[planned].phases == []
     (decode,) = cluster.workers[other].works(Phase.DECODE)
     assert decode.kv is not None
+    await assert_nothing_failed(cluster)
+
+
+async def test_a_decode_that_was_to_overflow_goes_to_a_pod_that_has_gained_the_role(make_cluster):
+    cluster = await make_cluster(p=P, e1=E, e2=E)
+    cluster.workers["p"].gate.clear()
+    cluster.workers["p"].report(Load(decode=StageLoad(running=50)))
+    await until(lambda: cluster.view("p").loads[Stage.DECODE].outstanding == 50)
+    streaming = asyncio.ensure_future(cluster.stream())
+    planned, other = await until_reserved(cluster, "e1", "e2")
+    await cluster.flip(other, D)
+    cluster.workers["p"].gate.set()
+    assert (await streaming).text == text_of(5)
+    assert cluster.workers[planned].works(Phase.DECODE) == []
+    assert len(cluster.workers[other].works(Phase.DECODE)) == 1
     await assert_nothing_failed(cluster)
 
 
