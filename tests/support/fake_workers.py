@@ -146,8 +146,9 @@ class FakeWorker:
 
     async def watch_load(self, interval_ms: int, context: Any) -> AsyncIterator[Load]:
         while True:
-            yield self.load
+            # Before the report: one that comes while it is being sent must not be forgotten.
             self._load_changed.clear()
+            yield self.load
             await self._load_changed.wait()
 
     def report(self, load: Load) -> None:
