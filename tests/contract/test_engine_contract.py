@@ -218,10 +218,17 @@ async def test_a_handoff_from_an_engine_that_ended_is_lost_and_the_request_is_no
     work = await with_handles(chat(owner, images=1), owner, image)
     prefill = await hear(owner, prefill_of(work))
     await owner.close()
+    # Whoever goes while it still waits for a handoff leaves nothing of it behind.
+    impatient = asyncio.create_task(hear(here, work))
+    await asyncio.sleep(0.5)
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    await load_where(here, holds_nothing)
     for late in (work, decode_of(work, prefill)):
         with pytest.raises(EngineError) as lost:
             await hear(here, late)
         assert lost.value.kind is FailureKind.HANDOFF_LOST
+    await load_where(here, holds_nothing)
     again = await hear(here, with_pixels(work, image))
     assert text_of(again.payload).startswith(open_text_of(prefill.payload))
 

@@ -4,13 +4,19 @@
    is gone (cancelled, or out of time) would leave its half-read embedding in the arena, and the
    core stepping at full speed, for ever. Reads are looked at until they have ended.
 2. *A dead peer*: what was being read from it keeps no room either.
-3. *Idle*: the core sleeps while no embedding is leased, arriving, or being read.
-4. The bytes that arrived are counted.
+3. *A peer that is asked again at once*: vLLM names the monitor of a connection after its peer, a
+   name that the connection before is still letting go of. Connecting failed by that, and kept the
+   room that was meant for the embedding. Each monitor has a name of its own.
+4. *Idle*: the core sleeps while no embedding is leased, arriving, or being read.
+5. The bytes that arrived are counted.
 """
 
+from itertools import count
 from typing import Any
 
+import zmq
 from vllm.distributed.ec_transfer.ec_connector.cpu import scheduler as ec_scheduling
+from vllm.distributed.ec_transfer.ec_connector.cpu.control import zmq as ec_control
 from vllm.distributed.ec_transfer.ec_connector.cpu.scheduler import ECCPUScheduler
 
 from epd_worker.engine.vllm_patching import around
@@ -18,12 +24,15 @@ from epd_worker.engine.vllm_patching import around
 EC_WAIT_S = 6.0
 """How long a request waits for an embedding elsewhere, retries included; vLLM's own is 60 s."""
 
+_monitors = count()
+
 
 def apply() -> None:
     """Patch this process's vLLM."""
     ec_scheduling._ADMIT_DEFER_TIMEOUT_S = EC_WAIT_S
     around(ECCPUScheduler, "has_pending_push_work")(_has_held_embeddings)
     around(ECCPUScheduler, "build_connector_meta")(_end_reads_of_nobody)
+    around(ec_control.ZmqClientTransport, "connect")(_connect)
     around(ECCPUScheduler, "_on_peer_down")(_free_what_a_dead_peer_sent)
     around(ECCPUScheduler, "_process_session_results")(_count_received)
 
@@ -41,6 +50,28 @@ def _end_reads_of_nobody(original: Any, scheduler: Any, scheduler_output: Any) -
         # A failure is told to the next request that wants the embedding: none of these does.
         scheduler._tombstones &= {mm_hash for _, mm_hash in scheduler._deferred_since}
     return original(scheduler, scheduler_output)
+
+
+def _connect(original: Any, transport: Any, peer: tuple[str, int]) -> Any:
+    if peer in transport._connections:
+        return original(transport, peer)
+    host, port = peer
+    dealer = ec_control.make_zmq_socket(
+        ctx=transport._ctx,
+        path=ec_control.make_zmq_path(scheme="tcp", host=host, port=port),
+        socket_type=zmq.DEALER,
+        bind=False,
+    )
+    dealer.setsockopt(zmq.HEARTBEAT_IVL, ec_control._HEARTBEAT_IVL_MS)
+    dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, ec_control._HEARTBEAT_TIMEOUT_MS)
+    dealer.setsockopt(zmq.HEARTBEAT_TTL, ec_control._HEARTBEAT_TTL_MS)
+    name = f"inproc://epd-ec-peer-{next(_monitors)}"
+    dealer.monitor(name, zmq.EVENT_DISCONNECTED)
+    monitor = transport._ctx.socket(zmq.PAIR)
+    monitor.connect(name)
+    connection = ec_control.ZmqClientConnection(dealer=dealer, monitor=monitor)
+    transport._connections[peer] = connection
+    return connection
 
 
 def _free_what_a_dead_peer_sent(original: Any, scheduler: Any, peer: Any) -> None:
