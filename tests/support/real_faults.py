@@ -218,23 +218,24 @@ class RealFaults:
     ) -> AsyncIterator[list["asyncio.Task[ChatStream]"]]:
         """Hold chats up at a row's moment for the time of the block; Missed if that failed."""
         moment, hold_up = row.moment, _HOLD_UPS[row.moment]
-        if moment is not Moment.DECODING:
-            self.freeze(hold_up.pod)
+        # Chats that decode together have been prefilled together.
+        first = _HOLD_UPS[Moment.PREFILLING] if moment is Moment.DECODING else hold_up
+        self.freeze(first.pod)
         running = self.begin(chats)
         try:
             async with asyncio.timeout(REACHED_WITHIN_S):
+                await self._until(first, chats)
                 if moment is Moment.DECODING:
+                    self.thaw(first.pod)
+                    await self._until(hold_up, chats)
                     await chats[0].until_pieces(3)
-                while not hold_up.waits(await self._in_flight()):
-                    if any(chat.ended for chat in chats):
-                        raise Missed
-                if moment is Moment.DECODING:
                     await self._until_kv_is_taken()
                     self.freeze(hold_up.pod)
             if any(chat.ended for chat in chats):
                 raise Missed
         except (TimeoutError, Missed):
             busy = await self._in_flight()
+            self.thaw(first.pod)
             self.thaw(hold_up.pod)
             await self.hang_up()
             said = [chat.error or chat.said or len(chat.pieces) for chat in chats]
@@ -242,6 +243,12 @@ class RealFaults:
         yield running
         if hold_up.pod != row.victim:
             self.thaw(hold_up.pod)
+
+    async def _until(self, hold_up: HoldUp, chats: Sequence[ChatStream]) -> None:
+        """Wait for a moment; Missed if a chat ended before."""
+        while not hold_up.waits(await self._in_flight()):
+            if any(chat.ended for chat in chats):
+                raise Missed
 
     async def _until_kv_is_taken(self) -> None:
         async with self._counters("p") as counters:
