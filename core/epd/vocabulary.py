@@ -167,6 +167,9 @@ DEFAULT_PORTS: Final[Mapping[PortName, int]] = MappingProxyType(
     }
 )
 
+GATEWAY_ADMIN_PORT: Final = 8001
+"""On a gateway pod's loopback: its admin routes and live view, reached by a port-forward."""
+
 WORKER_TLS_NAME: Final = f"worker.{API_GROUP}"
 """The name in the certificates of pods, whatever their addresses; only a cluster's own authority
 signs it."""

@@ -228,6 +228,20 @@ class Retries(_Group):
     max_replays: NonNegativeInt = 2
 
 
+class Slo(_Group):
+    """The cluster's objective, for whoever looks: the gateway judges by it and acts on none of it.
+
+    Attributes:
+        ttft_ms: Time to first token that a request should meet.
+        tpot_ms: Time per output token, the mean over its m-1 gaps, likewise.
+        attainment_percent: Share of requests that should meet both.
+    """
+
+    ttft_ms: PositiveFloat = 1000.0
+    tpot_ms: PositiveFloat = 50.0
+    attainment_percent: float = Field(default=90.0, gt=0, le=100)
+
+
 class Settings(_Group):
     """All settings of one gateway process."""
 
@@ -239,6 +253,7 @@ class Settings(_Group):
     workers: Workers = Workers()
     kubernetes: KubernetesWatch = KubernetesWatch()
     retries: Retries = Retries()
+    slo: Slo = Slo()
 
     @classmethod
     def load(cls, arguments: Mapping[str, str], environment: Mapping[str, str]) -> "Settings":

@@ -10,6 +10,7 @@ from typing import Final
 from epd.api.names import EngineType
 from epd.api.v1alpha1 import EPDCluster, EPDClusterSpec, GatewayLimits
 from epd_operator.local_ports import WorkerPorts
+from epd_operator.objective import slo_settings
 
 WORKER_HOST: Final = "127.0.0.1"
 GATEWAY_DRAIN_S: Final = 3.0
@@ -99,7 +100,8 @@ def gateway_launch(cluster: EPDCluster, listen: str, admin_listen: str, roster: 
     """Return how to start the gateway; both addresses are HOST:PORT."""
     command = [sys.executable, "-m", "epd_gateway", "--listen", listen]
     command += ["--admin-listen", admin_listen, "--roster-file", str(roster)]
-    for name, value in gateway_settings(cluster.spec.gateway.limits).items():
+    settings = {**gateway_settings(cluster.spec.gateway.limits), **slo_settings(cluster.spec.slo)}
+    for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     return Launch((*command, "--exit-with-parent"))
 

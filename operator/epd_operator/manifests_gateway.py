@@ -3,8 +3,15 @@
 from typing import Final
 
 from epd.api.v1alpha1 import GatewayLimits
-from epd.vocabulary import DEFAULT_PORTS, WORKER_TLS_NAME, Component, PortName
+from epd.vocabulary import (
+    DEFAULT_PORTS,
+    GATEWAY_ADMIN_PORT,
+    WORKER_TLS_NAME,
+    Component,
+    PortName,
+)
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
+from epd_operator.objective import slo_settings
 from epd_operator.objects import Kind, Manifest
 from epd_operator.pod_security import (
     SCRATCH_PATH,
@@ -170,6 +177,8 @@ def _arguments(wanted: Wanted) -> list[str]:
     gateway = wanted.spec.gateway
     arguments = [f"--listen=0.0.0.0:{_PORT}", f"--kubernetes-cluster={wanted.key.name}"]
     arguments += [f"--namespace={wanted.key.namespace}"]
+    # On loopback: who may `kubectl port-forward` may look, and nobody else.
+    arguments += [f"--admin-listen=127.0.0.1:{GATEWAY_ADMIN_PORT}"]
     arguments += [f"--model={wanted.spec.model.served_name}"]
     if wanted.api_keys is not None:
         arguments.append(f"--api-key-file={_KEYS_PATH}/{wanted.api_keys.key}")
@@ -180,6 +189,7 @@ def _arguments(wanted: Wanted) -> list[str]:
         "workers.tls_key": f"{TLS_PATH}/tls.key",
         "workers.tls_server_name": WORKER_TLS_NAME,
         **_limits(gateway.limits),
+        **slo_settings(wanted.spec.slo),
     }
     if gateway.tls_secret_name is not None:
         settings["listen.tls_certificate"] = f"{_PUBLIC_TLS_PATH}/tls.crt"
