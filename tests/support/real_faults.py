@@ -41,6 +41,7 @@ SETTINGS = {
     "retries.max_replays": 4,
 }
 REACHED_WITHIN_S = 20
+LOOKS_EVERY_S = 0.005
 BACK_WITHIN_S = 400
 """A killed pod loads its model again, which a busy machine does in minutes."""
 
@@ -80,6 +81,7 @@ _HOLD_UPS = {
     Moment.KV_HANDOFF: HoldUp("d", _all_decode),
     Moment.DECODING: HoldUp("d", _all_decode),
 }
+_BEFORE_DECODING = (Moment.PREFILLING, Moment.KV_HANDOFF)
 
 
 class Unsalted(Ask):
@@ -218,16 +220,17 @@ class RealFaults:
     ) -> AsyncIterator[list["asyncio.Task[ChatStream]"]]:
         """Hold chats up at a row's moment for the time of the block; Missed if that failed."""
         moment, hold_up = row.moment, _HOLD_UPS[row.moment]
-        # Chats that decode together have been prefilled together.
-        first = _HOLD_UPS[Moment.PREFILLING] if moment is Moment.DECODING else hold_up
-        self.freeze(first.pod)
+        # A small machine hardly prefills while it decodes: chats that are to decode together are
+        # held up before they do.
+        before = [_HOLD_UPS[m] for m in _BEFORE_DECODING] if moment is Moment.DECODING else []
+        if not before:
+            self.freeze(hold_up.pod)
         running = self.begin(chats)
         try:
             async with asyncio.timeout(REACHED_WITHIN_S):
-                await self._until(first, chats)
+                await self._pass(before, chats)
+                await self._until(hold_up, chats)
                 if moment is Moment.DECODING:
-                    self.thaw(first.pod)
-                    await self._until(hold_up, chats)
                     await chats[0].until_pieces(3)
                     await self._until_kv_is_taken()
                     self.freeze(hold_up.pod)
@@ -235,8 +238,8 @@ class RealFaults:
                 raise Missed
         except (TimeoutError, Missed):
             busy = await self._in_flight()
-            self.thaw(first.pod)
-            self.thaw(hold_up.pod)
+            for letter in list(self._stopped):
+                self.thaw(letter)
             await self.hang_up()
             said = [chat.error or chat.said or len(chat.pieces) for chat in chats]
             raise Missed(f"not caught at {moment}: {said}; in flight: {busy}") from None
@@ -244,11 +247,22 @@ class RealFaults:
         if hold_up.pod != row.victim:
             self.thaw(hold_up.pod)
 
+    async def _pass(self, hold_ups: Sequence[HoldUp], chats: Sequence[ChatStream]) -> None:
+        """Hold chats up at one moment after the other, then let them go."""
+        for earlier, hold_up in zip([None, *hold_ups], hold_ups, strict=False):
+            self.freeze(hold_up.pod)
+            if earlier is not None:
+                self.thaw(earlier.pod)
+            await self._until(hold_up, chats)
+        if hold_ups:
+            self.thaw(hold_ups[-1].pod)
+
     async def _until(self, hold_up: HoldUp, chats: Sequence[ChatStream]) -> None:
         """Wait for a moment; Missed if a chat ended before."""
         while not hold_up.waits(await self._in_flight()):
             if any(chat.ended for chat in chats):
                 raise Missed
+            await asyncio.sleep(LOOKS_EVERY_S)
 
     async def _until_kv_is_taken(self) -> None:
         async with self._counters("p") as counters:
