@@ -235,6 +235,11 @@ WORKER_SERVICE: Final = _counter(
     "Time from begin to end of finished work of a stage, waiting included.", "worker", "stage",
     unit=Unit.SECONDS,
 )  # fmt: skip
+WORKER_FINISHED_TOKENS: Final = _counter(
+    _WORKER, "epd_worker_finished_tokens_total",
+    "Tokens of finished work of a stage: of images, of prompts, of answers.", "worker", "stage",
+    unit=Unit.TOKENS,
+)  # fmt: skip
 WORKER_TOKENS: Final = _gauge(
     _WORKER, "epd_worker_running_tokens", "Tokens of all prompts and answers that are under way.",
     "worker", unit=Unit.TOKENS,

@@ -36,11 +36,10 @@ class _Counters:
     started: dict[Stage, int]
     finished: dict[Stage, int]
     service_s: dict[Stage, float]
+    tokens: dict[Stage, int]
     arrived: int
     ended: int
     images: int
-    encoded_tokens: int
-    prompt_tokens: int
     output_tokens: int
 
 
@@ -99,6 +98,7 @@ class OperatorLoop:
             started={s: (last.started[s] - first.started[s]) / seconds for s in Stage},
             finished={s: (last.finished[s] - first.finished[s]) / seconds for s in Stage},
             service_s={s: (last.service_s[s] - first.service_s[s]) / seconds for s in Stage},
+            tokens={s: (last.tokens[s] - first.tokens[s]) / seconds for s in Stage},
             waiting={
                 (p.name, s): float(t.in_flight - t.running)
                 for p in pods
@@ -108,8 +108,6 @@ class OperatorLoop:
             running_tokens=float(sum(pod.decoding_tokens for pod in pods)),
             completed=(last.ended - first.ended) / seconds,
             images=(last.images - first.images) / seconds,
-            image_tokens=(last.encoded_tokens - first.encoded_tokens) / seconds,
-            prompt_tokens=(last.prompt_tokens - first.prompt_tokens) / seconds,
             output_tokens=(last.output_tokens - first.output_tokens) / seconds,
             ttft_ms=_histogram(
                 (
@@ -163,22 +161,20 @@ class OperatorLoop:
         tallies = [pod.tallies for pod in world.pods]
         arrived = [call.request.shape for call in world.calls[before.arrived :]]
         ended = [call.request.shape for call in world.ended[before.ended :]]
-        images = [tokens for shape in ended for tokens in shape.image_tokens]
         return _Counters(
             at_s=world.clock.now_s,
             started={s: sum(t[s].started for t in tallies) for s in Stage},
             finished={s: sum(t[s].finished for t in tallies) for s in Stage},
             service_s={s: sum(t[s].service_s for t in tallies) for s in Stage},
+            tokens={s: sum(t[s].tokens for t in tallies) for s in Stage},
             arrived=len(world.calls),
             ended=len(world.ended),
             images=before.images + sum(len(shape.image_tokens) for shape in arrived),
-            encoded_tokens=before.encoded_tokens + sum(images),
-            prompt_tokens=before.prompt_tokens + sum(shape.prompt_tokens for shape in ended),
             output_tokens=before.output_tokens + sum(shape.output_tokens for shape in ended),
         )
 
 
-_NOTHING: Final = _Counters(0.0, {}, {}, {}, 0, 0, 0, 0, 0, 0)
+_NOTHING: Final = _Counters(0.0, {}, {}, {}, {}, 0, 0, 0, 0)
 
 
 def _histogram(values_ms: Iterable[float], seconds: float) -> list[tuple[float, float]]:

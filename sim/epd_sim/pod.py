@@ -390,3 +390,4 @@ class Pod:
         tally.in_flight -= 1
         tally.running -= 1
         tally.service_s += self._clock.now_s - piece.begun_s
+        tally.tokens += piece.output if piece.stage is DECODE else piece.tokens

@@ -32,7 +32,7 @@ class Owner(Protocol):
 class Tally:
     """Counts of one stage on one pod, since its start."""
 
-    __slots__ = ("finished", "in_flight", "running", "service_s", "started")
+    __slots__ = ("finished", "in_flight", "running", "service_s", "started", "tokens")
 
     def __init__(self) -> None:
         self.started = 0
@@ -40,3 +40,4 @@ class Tally:
         self.in_flight = 0
         self.running = 0
         self.service_s = 0.0
+        self.tokens = 0

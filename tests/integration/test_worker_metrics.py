@@ -47,4 +47,6 @@ async def test_a_worker_exports_every_metric_of_a_worker_and_no_other() -> None:
         ("decode", "w"): 1,
     }
     assert found["epd_worker_service_seconds"]["decode", "w"] > 0
+    assert found["epd_worker_finished_tokens"]["decode", "w"] == 16
+    assert found["epd_worker_finished_tokens"]["prefill", "w"] > 0
     local_ports.release(port, 1)

@@ -97,6 +97,7 @@ stage_loads = st.builds(
     failed_total=U64,
     cancelled_total=U64,
     service_us_total=U64,
+    tokens_total=U64,
 )
 loads = st.builds(
     m.Load,

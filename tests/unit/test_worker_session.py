@@ -4,6 +4,7 @@ import asyncio
 import logging
 from array import array
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from scripted_engine import EC, PREFILLED, Call, ScriptedEngine
@@ -331,3 +332,20 @@ async def test_a_whole_that_fails_after_its_first_token_has_failed_in_decode(roo
     await turns()
     assert room.counters(Stage.PREFILL) == (0, 1, 1, 0, 0)
     assert room.counters(Stage.DECODE) == (0, 1, 0, 1, 0)
+
+
+async def test_tokens_count_when_their_stage_ends_not_when_the_answer_does(room: Room) -> None:
+    (picture, prompt, whole, answer) = await room.submit(
+        encode(1), generate(2, Phase.PREFILL), generate(3), generate(4, Phase.DECODE)
+    )
+    prompt.clock.prompt_tokens, whole.clock.prompt_tokens = 100, 7
+    picture.result.set_result(replace(EC, tokens=50))
+    prompt.result.set_result(PREFILLED)
+    answer.result.set_result(Completed(9, 20))
+    emit(whole, b"x", 1)
+    await turns()
+    known = {stage: counters.tokens for stage, counters in room.board.stages.items()}
+    assert known == {Stage.ENCODE: 50, Stage.PREFILL: 107, Stage.DECODE: 20}
+    whole.result.set_result(Completed(7, 3))
+    await turns()
+    assert room.board.stages[Stage.DECODE].tokens == 23

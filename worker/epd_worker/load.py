@@ -19,6 +19,7 @@ class StageCounters:
     failed: int = 0
     cancelled: int = 0
     service_us: int = 0
+    tokens: int = 0
 
     def snapshot(self, waiting: int) -> StageLoad:
         """Return the counters, of the work in flight so much still waiting for the engine."""
@@ -31,6 +32,7 @@ class StageCounters:
             failed_total=self.failed,
             cancelled_total=self.cancelled,
             service_us_total=self.service_us,
+            tokens_total=self.tokens,
         )
 
 
@@ -97,9 +99,10 @@ class Visit:
         self._counters = counters
         self._start_s = monotonic()
 
-    def finish(self) -> None:
-        """Count the work as done, with the time it took."""
+    def finish(self, tokens: int = 0) -> None:
+        """Count the work as done, with the time it took and the tokens it was about."""
         self._counters.finished += 1
+        self._counters.tokens += tokens
         self._counters.service_us += self.elapsed_us()
         self._end()
 

@@ -30,6 +30,7 @@ _OF_STAGE: Final[Mapping[Metric, Callable[[StageLoad], float]]] = {
     telemetry.WORKER_FAILED: lambda stage: stage.failed_total,
     telemetry.WORKER_CANCELLED: lambda stage: stage.cancelled_total,
     telemetry.WORKER_SERVICE: lambda stage: stage.service_us_total / 1e6,
+    telemetry.WORKER_FINISHED_TOKENS: lambda stage: stage.tokens_total,
 }
 _OF_KIND: Final[Mapping[Metric, Callable[[Load], tuple[float, float]]]] = {
     telemetry.WORKER_CACHE_USED: lambda load: (

@@ -78,16 +78,26 @@ class _Progress:
         self._board = board
         self._is_whole = isinstance(work, Generate) and work.phase is Phase.WHOLE
         if isinstance(work, Encode):
-            stage = Stage.ENCODE
+            self.stage = Stage.ENCODE
         else:
-            stage = Stage.DECODE if work.phase is Phase.DECODE else Stage.PREFILL
-        self.visit = board.begin(stage)
+            self.stage = Stage.DECODE if work.phase is Phase.DECODE else Stage.PREFILL
+        self.visit = board.begin(self.stage)
 
-    def first_token(self) -> None:
+    def first_token(self, clock: StageClock) -> None:
         """Pass from prefill to decode, where this worker does both."""
         if self._is_whole:
-            self.visit.finish()
+            self.visit.finish(clock.prompt_tokens)
+            self.stage = Stage.DECODE
             self.visit = self._board.begin(Stage.DECODE)
+
+    def finish(self, result: EcHandle | Prefilled | Completed, clock: StageClock) -> None:
+        """Count what is done, with the tokens of its image, its prompt or its answer."""
+        if isinstance(result, EcHandle):
+            self.visit.finish(result.tokens)
+        elif self.stage is Stage.DECODE and isinstance(result, Completed):
+            self.visit.finish(result.output_tokens)
+        else:
+            self.visit.finish(clock.prompt_tokens)
 
 
 class Session:
@@ -169,7 +179,7 @@ class Session:
         start_s = monotonic()
         result: EcHandle | Prefilled | Completed | Failure
         try:
-            result = await self._work(submit, progress, clock)
+            result = done = await self._work(submit, progress, clock)
         except asyncio.CancelledError:
             progress.visit.cancel()
             raise
@@ -180,7 +190,7 @@ class Session:
             progress.visit.fail()
             result = _unexpected(submit.request_id, error)
         else:
-            progress.visit.finish()
+            progress.finish(done, clock)
         if self._streams.pop(submit.stream, None) is None:
             self._release_result(result)  # cancelled too late for the engine to notice
             return
@@ -193,10 +203,10 @@ class Session:
         work = submit.work
         if isinstance(work, Encode):
             return self._engine.encode(submit.request_id, work, clock)
-        emit = self._emitter(submit.stream, progress)
+        emit = self._emitter(submit.stream, progress, clock)
         return self._engine.generate(submit.request_id, work, emit, clock, submit.priority)
 
-    def _emitter(self, stream: int, progress: _Progress) -> Emit:
+    def _emitter(self, stream: int, progress: _Progress, clock: StageClock) -> Emit:
         """Return the callback that an engine calls for each token of `stream`."""
         filled = self._outbox.filled
         append = self._outbox.events.append
@@ -207,7 +217,7 @@ class Session:
             nonlocal is_first
             if is_first:
                 is_first = False
-                progress.first_token()
+                progress.first_token(clock)
                 firsts.append((stream, payload, token_ids))
             else:
                 append((stream, payload, token_ids))

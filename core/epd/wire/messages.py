@@ -205,6 +205,7 @@ class StageLoad:
     failed_total: int = 0
     cancelled_total: int = 0
     service_us_total: int = 0
+    tokens_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

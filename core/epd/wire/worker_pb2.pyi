@@ -83,7 +83,7 @@ class WatchLoadRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class StageLoad(_message.Message):
-    __slots__ = ("waiting", "running", "started_total", "finished_total", "failed_total", "cancelled_total", "service_us_total")
+    __slots__ = ("waiting", "running", "started_total", "finished_total", "failed_total", "cancelled_total", "service_us_total", "tokens_total")
     WAITING_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     STARTED_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class StageLoad(_message.Message):
     FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SERVICE_US_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     waiting: int
     running: int
     started_total: int
@@ -98,7 +99,8 @@ class StageLoad(_message.Message):
     failed_total: int
     cancelled_total: int
     service_us_total: int
-    def __init__(self, waiting: _Optional[int] = ..., running: _Optional[int] = ..., started_total: _Optional[int] = ..., finished_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., cancelled_total: _Optional[int] = ..., service_us_total: _Optional[int] = ...) -> None: ...
+    tokens_total: int
+    def __init__(self, waiting: _Optional[int] = ..., running: _Optional[int] = ..., started_total: _Optional[int] = ..., finished_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., cancelled_total: _Optional[int] = ..., service_us_total: _Optional[int] = ..., tokens_total: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("encode", "prefill", "decode", "running_tokens", "waiting_prefill_tokens", "kv_used_permille", "ec_used_permille", "kv_leases", "ec_leases", "ec_received_bytes_total", "kv_received_bytes_total")

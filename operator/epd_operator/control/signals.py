@@ -72,13 +72,12 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
         "started": Query(telemetry.WORKER_STARTED, by=("worker", "stage")),
         "finished": Query(telemetry.WORKER_FINISHED, by=("worker", "stage")),
         "service": Query(telemetry.WORKER_SERVICE, by=("worker", "stage")),
+        "tokens": Query(telemetry.WORKER_FINISHED_TOKENS, by=("worker", "stage")),
         "waiting": Query(telemetry.WORKER_WAITING, by=("worker", "stage")),
         "running": Query(telemetry.WORKER_RUNNING, by=("worker", "stage")),
         "running_tokens": Query(telemetry.WORKER_TOKENS),
         "completed": Query(telemetry.REQUESTS, where={"status": "2xx"}),
         "images": Query(telemetry.IMAGES),
-        "image_tokens": Query(telemetry.IMAGE_TOKENS),
-        "prompt_tokens": Query(telemetry.PROMPT_TOKENS),
         "output_tokens": Query(telemetry.OUTPUT_TOKENS),
         "ttft": Query(telemetry.TTFT, by=("le",), suffix="_bucket"),
         "tpot": Query(telemetry.TPOT, by=("le",), suffix="_bucket"),
@@ -86,7 +85,7 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
 )
 
 
-_TOTALS: Final = ("completed", "images", "image_tokens", "prompt_tokens", "output_tokens")
+_TOTALS: Final = ("completed", "images", "output_tokens", "running_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +99,13 @@ class Traffic:
         started: Work that came to the workers, by stage.
         finished: Work that ended there with its result, by stage.
         service_s: Seconds that finished work took from begin to end, by stage.
+        tokens: Tokens of finished work by stage, counted when it ended there, not when its request
+            was answered: of images, of prompts, of answers.
         waiting: Work that no engine has begun, by worker and stage.
         running: Work that an engine is at, by worker and stage.
         running_tokens: Prompts and answers so far of all work under way.
         completed: Requests answered.
         images: Images accepted.
-        image_tokens: Tokens of images that were encoded apart.
-        prompt_tokens: Of answered requests.
         output_tokens: Of answered requests.
         ttft_ms: Time to the first token by its cumulative buckets, limit in milliseconds to rate.
         tpot_ms: Time per output token, likewise.
@@ -118,13 +117,12 @@ class Traffic:
     started: Mapping[Stage, float]
     finished: Mapping[Stage, float]
     service_s: Mapping[Stage, float]
+    tokens: Mapping[Stage, float]
     waiting: Mapping[tuple[str, Stage], float]
     running: Mapping[tuple[str, Stage], float]
     running_tokens: float
     completed: float
     images: float
-    image_tokens: float
-    prompt_tokens: float
     output_tokens: float
     ttft_ms: Sequence[tuple[float, float]]
     tpot_ms: Sequence[tuple[float, float]]
@@ -142,7 +140,7 @@ def traffic_of(
         workers: The workers that report.
     """
     by_stage = {name: _by_stage(samples.get(name, {})) for name in ("started", "finished")}
-    total = {name: sum(samples.get(name, {}).values()) for name in (*_TOTALS, "running_tokens")}
+    total = {name: sum(samples.get(name, {}).values()) for name in _TOTALS}
     return Traffic(
         window_s=window_s,
         age_s=age_s,
@@ -150,13 +148,12 @@ def traffic_of(
         started=by_stage["started"],
         finished=by_stage["finished"],
         service_s=_by_stage(samples.get("service", {})),
+        tokens=_by_stage(samples.get("tokens", {})),
         waiting=_by_worker(samples.get("waiting", {})),
         running=_by_worker(samples.get("running", {})),
         running_tokens=total["running_tokens"],
         completed=total["completed"],
         images=total["images"],
-        image_tokens=total["image_tokens"],
-        prompt_tokens=total["prompt_tokens"],
         output_tokens=total["output_tokens"],
         ttft_ms=_buckets_ms(samples.get("ttft", {})),
         tpot_ms=_buckets_ms(samples.get("tpot", {})),

@@ -73,15 +73,16 @@ class Known:
 
 def learnt(known: Known, traffic: Traffic) -> Known:
     """Return what is known once `traffic` has been seen."""
-    shape, ended = known.shape, traffic.completed
-    if ended > 0:
+    shape, prefilled = known.shape, traffic.finished[Stage.PREFILL]
+    ended = traffic.completed
+    if prefilled > 0 and (shape or ended):  # how long answers are shows in the first that ends
+        before = shape or RequestShape()
         encoded = traffic.finished[Stage.ENCODE]
-        before = shape.image_tokens if shape else 0.0
         shape = RequestShape(
-            images=traffic.images / max(ended, traffic.started[Stage.PREFILL]),
-            image_tokens=traffic.image_tokens / encoded if encoded > 0 else before,
-            prompt_tokens=traffic.prompt_tokens / ended,
-            output_tokens=traffic.output_tokens / ended,
+            images=traffic.images / max(prefilled, traffic.started[Stage.PREFILL]),
+            image_tokens=traffic.tokens[Stage.ENCODE] / encoded if encoded else before.image_tokens,
+            prompt_tokens=traffic.tokens[Stage.PREFILL] / prefilled,
+            output_tokens=traffic.output_tokens / ended if ended else before.output_tokens,
         )
     pieces = {
         stage: traffic.service_s[stage] / traffic.finished[stage] * 1e3

@@ -81,6 +81,8 @@ class StageClock:
 
     handoff_us: int = 0
     """Time spent waiting for EC or KV of another worker."""
+    prompt_tokens: int = 0
+    """Of a generation's prompt; known before its first token is emitted."""
 
 
 class Engine(Protocol):

@@ -160,6 +160,7 @@ class SimulatedEngine:
         self._require_open()
         self._count_generate(work.phase)
         rendered = self._render(work)
+        clock.prompt_tokens = rendered.prompt_tokens
         emitted_tokens = len(work.emitted_token_ids) // 4
         if work.phase is Phase.DECODE and work.kv is not None:
             seed = await self._take_kv(work.kv, clock)

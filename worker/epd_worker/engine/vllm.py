@@ -105,6 +105,7 @@ class VllmEngine:
         from epd_worker.engine import vllm_call
 
         call = self._call(request_id, work.phase, priority)
+        call.clock = clock
         call.created_s = work.created_s
         call.emit = None if work.stream else emit
         self._take_handles(call, work)

@@ -20,7 +20,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.output_processor import RequestState
 
 from epd.wire.messages import IMAGE_REFERENCE_PREFIX, Phase
-from epd_worker.engine import Emit, vllm_core
+from epd_worker.engine import Emit, StageClock, vllm_core
 from epd_worker.engine.vllm_rendered import Rendered
 
 MEDIA_CONNECTOR_NAME = "epd"
@@ -57,6 +57,7 @@ class Call:
     request_id: str
     phase: Phase
     priority: int = 0
+    clock: StageClock = dataclasses.field(default_factory=StageClock)
     created_s: int = 0
     images: list[bytes] = dataclasses.field(default_factory=list)
     ec_params: dict[str, Any] | None = None
@@ -219,6 +220,8 @@ def patch_request_states() -> None:
     def from_new_request(cls: Any, *args: Any, **kwargs: Any) -> RequestState:
         state: RequestState = stock(cls, *args, **kwargs)
         call = state.epd_call = CURRENT.get(None)
+        if call is not None:
+            call.clock.prompt_tokens = state.prompt_len
         if call is not None and call.prior and state.detokenizer is not None:
             delta = state.output_kind is RequestOutputKind.DELTA
             for token in call.prior:
