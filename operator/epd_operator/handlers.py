@@ -9,10 +9,9 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
-from kopf._core.engines.peering import Identity
 
 from epd.vocabulary import API_GROUP, API_VERSION_NAME, CLUSTER_LABEL, PLURAL
 from epd_operator.cluster import Credentials
@@ -92,8 +91,9 @@ class Watch:
                 registry=make_registry(self._relay, self._login),
                 settings=make_settings(),
                 standalone=True,
-                # Else kopf asks for the user's name, and a container's user often has none.
-                identity=Identity(MANAGER),
+                # Else kopf asks for the user's name, and a container's user often has none. It is
+                # a str by a name that kopf does not export.
+                identity=cast(Any, MANAGER),
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=self._halt,

@@ -10,6 +10,7 @@ from epd.api import EPDCluster
 from epd.api.load import validate_cluster
 from epd.api.names import ControlMode
 from epd.api.problems import ClusterError
+from epd.policy.control_view import Slo
 from epd_operator import conditions
 from epd_operator.control import report
 from epd_operator.control.curves_file import curves_of_engine
@@ -37,12 +38,14 @@ WINDOW_INTERVALS: Final = 4
 class StatusReporter:
     """Writes passes into the status of an `EPDCluster`, where they say something new."""
 
-    def __init__(self, cluster: Cluster, owner: Manifest, spec: EPDCluster, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, owner: Manifest, mode: ControlMode, slo: Slo, clock: Clock
+    ) -> None:
         """Report on `owner` as it was read for this pass."""
         self._cluster = cluster
         self._owner = owner
-        self._spec = spec
-        self._aim = aim_of(spec)
+        self._mode = mode
+        self._slo = slo
         self._clock = clock
 
     async def report(self, done: Pass) -> None:
@@ -51,9 +54,9 @@ class StatusReporter:
         before = self._owner.get("status") or {}
         kept = {each["type"]: each for each in before.get("conditions") or ()}
         generation = self._owner["metadata"].get("generation") or 0
-        judged = report.verdicts(done, self._aim.slo)
+        judged = report.verdicts(done, self._slo)
         status: dict[str, Any] = {"conditions": conditions.merged(judged, kept, generation, now)}
-        decided = report.last_decision(done, self._spec.spec.control.mode, now)
+        decided = report.last_decision(done, self._mode, now)
         last = before.get("lastDecision") or {}
         if report.is_news(last, decided) or done.enacted or self._is_old(last):
             status["lastDecision"] = decided
@@ -164,13 +167,14 @@ class ControlLoops:
         )
 
     async def _pass(self, course: _Course, owner: Manifest, spec: EPDCluster) -> None:
+        mode = spec.spec.control.mode
         controller = Controller(
             fleet=course.fleet,
             metrics=course.metrics,
-            reporter=StatusReporter(self._cluster, owner, spec, self._clock),
+            reporter=StatusReporter(self._cluster, owner, mode, course.aim.slo, self._clock),
             clock=lambda: self._clock.now().timestamp(),
             aim=course.aim,
-            mode=spec.spec.control.mode,
+            mode=mode,
             curves=curves_of_engine(spec.spec.engine, read_file=False),
         )
         course.memory = await controller.run_once(course.memory)

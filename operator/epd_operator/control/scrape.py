@@ -16,14 +16,18 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from epd_operator.control.ports import MetricsUnavailable
-from epd_operator.control.signals import SIGNALS, Query, Samples, Traffic, traffic_of
+from epd_operator.control.signals import SIGNALS, Labels, Samples, Traffic, traffic_of
 
 _TIMEOUT_S: Final = 2.0
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """Name and sorted labels."""
 
-_WANTED: Final = frozenset(query.series for query in SIGNALS.values())
+_READ_BY: Final = {
+    series: [(name, query) for name, query in SIGNALS.items() if query.series == series]
+    for series in {query.series for query in SIGNALS.values()}
+}
+"""The signals that a series goes into; a series that is not here is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +94,17 @@ class ScrapedMetrics:
             return None
 
     def _answers(self, elapsed_s: float) -> Samples:
-        return {name: self._answer(query, elapsed_s) for name, query in SIGNALS.items()}
-
-    def _answer(self, query: Query, elapsed_s: float) -> dict[tuple[str, ...], float]:
-        answer: dict[tuple[str, ...], float] = {}
+        answers: dict[str, dict[Labels, float]] = {name: {} for name in SIGNALS}
         for url, series in self._scrapes[-1].targets.items():
             for key, value in series.items():
                 labels = dict(key[1])
-                if key[0] != query.series or query.where.items() - labels.items():
-                    continue
-                kept = tuple(labels.get(label, "") for label in query.by)
-                amount = self._increase(url, key) / elapsed_s if query.is_rate else value
-                answer[kept] = answer.get(kept, 0.0) + amount
-        return answer
+                for name, query in _READ_BY[key[0]]:
+                    if query.where.items() - labels.items():
+                        continue
+                    kept = tuple(labels.get(label, "") for label in query.by)
+                    amount = self._increase(url, key) / elapsed_s if query.is_rate else value
+                    answers[name][kept] = answers[name].get(kept, 0.0) + amount
+        return answers
 
     def _increase(self, url: str, key: Series) -> float:
         seen = [
@@ -120,7 +122,7 @@ def _series(text: str) -> dict[Series, float]:
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name in _WANTED
+        if sample.name in _READ_BY
     }
 
 
