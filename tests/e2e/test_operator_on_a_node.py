@@ -1,107 +1,65 @@
 """The operator on a real node: its pods are containers, and answer through their Service."""
 
-import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
 
-import httpx
 import pytest
+from cluster_life import Life, at_home, client_of, operator_pod, question
 from kube import host_environment
 from kube.node import Node
-from kube.node_files import SHELL_IMAGE
-from running_operator import Clusters, operator, settings, until
+from reference_answers import picture
+from running_operator import Clusters
 from steady_traffic import steady_traffic
 
-from epd.vocabulary import ROLE_LABEL as ROLE
-from epd_operator.wanted import Images
+from epd.vocabulary import Role
 
-IMAGES = Images(worker=SHELL_IMAGE, gateway=SHELL_IMAGE)
+E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
+PODS = 8
+RELEASE = {"metadata": {"annotations": {"example.org/release": "2"}}}
+QUESTIONS = [
+    question("sim", "what is this?", picture(1)),
+    question("sim", "say something"),
+    question("sim", "and these two?", picture(2), picture(3), max_tokens=80),
+]
 
 
 @pytest.fixture
-async def clusters(one_node: Node, node_namespace: str) -> AsyncIterator[Clusters]:
+def clusters(one_node: Node, node_namespace: str) -> Iterator[Clusters]:
     """Return the clusters of a restricted namespace, with an operator at work."""
-    clusters = Clusters(one_node.api, node_namespace)
-    async with operator(settings(one_node.api.kubeconfig, [node_namespace], images=IMAGES)):
-        yield clusters
+    with operator_pod(one_node, node_namespace):
+        yield Clusters(one_node.api, node_namespace)
 
 
-DOT = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQ"
-    "DwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
-)
-
-
-def question(text: str, *, image: bool) -> dict[str, Any]:
-    """Return a streamed request."""
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if image:
-        parts.append({"type": "image_url", "image_url": {"url": DOT}})
-    messages = [{"role": "user", "content": parts}]
-    common = {"model": "sim", "stream": True, "max_tokens": 40, "temperature": 0, "seed": 1}
-    return {**common, "messages": messages}
-
-
-@asynccontextmanager
-async def client_of(node: Node, clusters: Clusters) -> AsyncIterator[httpx.AsyncClient]:
-    """Return a client of the cluster's Service, with its key."""
-    core = f"/api/v1/namespaces/{clusters.namespace}"
-    service = clusters.api.call("GET", f"{core}/services/demo-gateway")
-    secret = clusters.api.call("GET", f"{core}/secrets/demo-api-keys")
-    key = base64.b64decode(secret["data"]["keys"]).decode().strip()
-    port = node.forward(service["spec"]["clusterIP"], 8000)
-    base = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
-        refused = await client.post("/v1/chat/completions", json=question("hi", image=False))
-        assert refused.status_code == 401
-        client.headers["authorization"] = f"Bearer {key}"
-        yield client
-
-
+@pytest.mark.timeout(600)
 async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
     one_node: Node, clusters: Clusters
 ) -> None:
-    clusters.create(
-        podTemplate=host_environment.pod_template("worker"),
-        gateway={"podTemplate": host_environment.pod_template("gateway")},
-        rollout={"drainSeconds": 20},
-    )
-    await clusters.settled()
-    questions = [question("what is this?", image=True), question("say something", image=False)]
+    workers, gateways = (host_environment.pod_template(name) for name in ("worker", "gateway"))
+    roll = {"drainSeconds": 60, "maxConcurrentPods": 2}
+    clusters.create(replicas=PODS, rollout=roll, control={"mode": "Off"}, **at_home())
+    await clusters.settled(patience_s=180)
+    assert clusters.roles().keys() == {E, P, D}
     async with (
         client_of(one_node, clusters) as client,
-        steady_traffic(client, questions) as traffic,
+        steady_traffic(client, QUESTIONS) as traffic,
     ):
-        await traffic.more(8)
-        traffic.phase = "scaled up"
-        clusters.edit(replicas=4)
-        await clusters.settled()
-        await traffic.more(8)
-        traffic.phase = "relabelled"
-        pod = next(pod for pod in clusters.pods() if pod["metadata"]["labels"][ROLE] == "decode")
-        clusters.merge(clusters.pod_path(pod), {"metadata": {"labels": {ROLE: "prefill"}}})
-        await traffic.more(8)
-        traffic.phase = "upgraded"
-        before = {pod["metadata"]["uid"] for pod in clusters.pods()}
-        release = {"metadata": {"annotations": {"example.org/release": "2"}}}
-        clusters.edit(podTemplate={**host_environment.pod_template("worker"), **release})
-        await until(
-            lambda: not before & {pod["metadata"]["uid"] for pod in clusters.pods()},
-            patience_s=240,
-        )
-        await clusters.settled()
-        await traffic.more(8)
-        traffic.phase = "scaled down"
-        clusters.edit(replicas=3)
-        await until(lambda: len(clusters.pods()) == 3)
-        await clusters.settled()
-        traffic.phase = "kubelet and API server restarted"
-        one_node.crash("kubelet")
-        one_node.crash("kube-apiserver")
-        await traffic.more(16)
-    assert traffic.faults == []
-    await until(one_node.api.is_ready)
-    await clusters.settled()
-    clusters.delete()
-    await until(lambda: clusters.get() is None, patience_s=120)
+        life = Life(one_node, clusters, traffic)
+        async with life.phase("applied"):
+            pass
+        async with life.phase("scaled up"):
+            await life.scaled(PODS + 1)
+        async with life.phase("relabelled"):
+            before = clusters.roles()
+            life.relabelled(D, P)
+            life.relabelled(E, D)
+        assert clusters.roles() == before + Counter({P: 1}) - Counter({E: 1})
+        async with life.phase("workers upgraded"):
+            await life.upgraded(podTemplate={**workers, **RELEASE})
+        assert sum(clusters.roles().values()) == PODS + 1
+        async with life.phase("gateways upgraded"):
+            await life.gateways_upgraded(podTemplate={**gateways, **RELEASE})
+        async with life.phase("scaled down"):
+            await life.scaled(PODS)
+        async with life.phase("kubelet and API server restarted"):
+            await life.node_agent_and_api_server_restarted()
+        await life.deleted()

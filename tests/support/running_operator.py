@@ -116,9 +116,11 @@ class Clusters:
             and self.condition("Reconciling", name)[0] == "False"
         )
 
-    async def settled(self, name: str = "demo") -> None:
+    async def settled(self, name: str = "demo", patience_s: float = PATIENCE_S) -> None:
         await until(
-            lambda: self.is_settled(name), lambda: str((self.get(name) or {}).get("status"))
+            lambda: self.is_settled(name),
+            lambda: str((self.get(name) or {}).get("status")),
+            patience_s,
         )
 
 

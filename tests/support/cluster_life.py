@@ -1,0 +1,170 @@
+"""A cluster on a real node: its operator is a pod, its clients ask all the time."""
+
+import base64
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import helm_python as helm
+import httpx
+from charts import OPERATOR
+from kube import host_environment
+from kube.node import Node
+from kube.node_files import NODE, SHELL_IMAGE
+from running_operator import Clusters, until
+from steady_traffic import SteadyTraffic
+
+from epd.vocabulary import LLM_D_ROLE_LABEL, ROLE_LABEL, Role
+from epd_operator.objects import Manifest
+
+GATEWAY_PORT = 8000
+
+
+@contextmanager
+def operator_pod(node: Node, namespace: str) -> Iterator[None]:
+    """Have the chart's operator look after one namespace, from a pod in it."""
+    image, _, tag = SHELL_IMAGE.rpartition(":")
+    values = {
+        "replicas": 1,
+        "watch": {"namespaces": [namespace]},
+        "rbac": {"aggregateRoles": False},
+        "image": {"repository": image, "tag": tag},
+        "images": {"worker": SHELL_IMAGE, "gateway": SHELL_IMAGE},
+        "extraEnv": host_environment.variables(),
+        "extraVolumes": host_environment.volumes(),
+        "extraVolumeMounts": host_environment.mounts(),
+    }
+    kubeconfig = str(node.api.kubeconfig)
+    with helm.Config(kubeconfig_path=kubeconfig, namespace=namespace) as config:
+        config.install(str(OPERATOR), "epd", values)
+        rollout = ("rollout", "status", "deployment/epd-operator", "--timeout=120s")
+        node.api.kubectl(*rollout, "-n", namespace)
+        try:
+            yield
+        finally:
+            logs = ("logs", "deployment/epd-operator", "-n", namespace, "--tail=200")
+            print(node.api.kubectl(*logs))  # seen where a test has failed
+            config.uninstall("epd")
+
+
+def at_home(**spec: Any) -> dict[str, Any]:
+    """Return a spec whose workers and gateways have our environment in them."""
+    return {
+        "podTemplate": host_environment.pod_template("worker"),
+        "gateway": {"podTemplate": host_environment.pod_template("gateway")},
+        **spec,
+    }
+
+
+def question(model: str, text: str, *images: str, max_tokens: int = 40) -> dict[str, Any]:
+    """Return a streamed request; `images` are URLs."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    parts += ({"type": "image_url", "image_url": {"url": url}} for url in images)
+    common = {"model": model, "stream": True, "max_tokens": max_tokens, "temperature": 0}
+    return {**common, "seed": 1, "messages": [{"role": "user", "content": parts}]}
+
+
+@asynccontextmanager
+async def client_of(node: Node, clusters: Clusters) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of the cluster's Service, with its key; without one it is refused."""
+    core = f"/api/v1/namespaces/{clusters.namespace}"
+    service = clusters.api.call("GET", f"{core}/services/demo-gateway")
+    secret = clusters.api.call("GET", f"{core}/secrets/demo-api-keys")
+    key = base64.b64decode(secret["data"]["keys"]).decode().strip()
+    port = node.forward(service["spec"]["clusterIP"], GATEWAY_PORT)
+    base = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=120) as client:
+        refused = await client.post("/v1/chat/completions", json=question("any", "hi"))
+        assert refused.status_code == 401
+        client.headers["authorization"] = f"Bearer {key}"
+        yield client
+
+
+@dataclass
+class Life:
+    """What is done to a cluster under traffic; every phase ends with a settled cluster.
+
+    Attributes:
+        node: Where it lives.
+        clusters: The namespace of it; the cluster is called `demo`.
+        traffic: The clients.
+        answers: How many streams must end after a phase has settled, before the next begins.
+        patience_s: How long a phase may take to settle.
+    """
+
+    node: Node
+    clusters: Clusters
+    traffic: SteadyTraffic
+    answers: int = 8
+    patience_s: float = 120
+
+    @asynccontextmanager
+    async def phase(self, name: str) -> AsyncIterator[None]:
+        """Mark a phase; return once it has settled, and clients were answered since."""
+        self.traffic.phase = name
+        yield
+        await self.clusters.settled(patience_s=self.patience_s)
+        await self.traffic.more(self.answers)
+        print(f"{name}: {self.traffic.answered[name]} streams, {dict(self.clusters.roles())}")
+        assert self.traffic.faults == []
+
+    async def scaled(self, replicas: int) -> None:
+        """Change the number of pods, as `kubectl scale` does."""
+        kubectl, here = self.node.api.kubectl, ("-n", self.clusters.namespace)
+        kubectl("scale", "epd/demo", f"--replicas={replicas}", *here)
+        await until(lambda: len(self.clusters.pods()) == replicas, patience_s=self.patience_s)
+
+    def relabelled(self, before: Role, after: Role) -> None:
+        """Change the role of one pod, as `kubectl label` does."""
+        pod = next(
+            pod for pod in self.clusters.pods() if pod["metadata"]["labels"][ROLE_LABEL] == before
+        )
+        labels = (f"{ROLE_LABEL}={after}", f"{LLM_D_ROLE_LABEL}={after}")
+        name, here = pod["metadata"]["name"], ("-n", self.clusters.namespace)
+        self.node.api.kubectl("label", "pod", name, *labels, "--overwrite", *here)
+
+    async def upgraded(self, **spec: Any) -> None:
+        """Change what pods are made of; return once every worker is another."""
+        before = self._uids(self.clusters.pods())
+        self.clusters.edit(**spec)
+        await until(
+            lambda: not before & self._uids(self.clusters.pods()), patience_s=4 * self.patience_s
+        )
+
+    async def gateways_upgraded(self, **gateway: Any) -> None:
+        """Change what gateways are made of; return once every one is another."""
+        before = self._uids(self.clusters.pods(component="gateway"))
+        self.clusters.edit(gateway=gateway)
+        await until(
+            lambda: not before & self._uids(self.clusters.pods(component="gateway")),
+            patience_s=self.patience_s,
+        )
+
+    @staticmethod
+    def _uids(pods: Sequence[Manifest]) -> set[str]:
+        return {pod["metadata"]["uid"] for pod in pods}
+
+    async def node_agent_and_api_server_restarted(self) -> None:
+        """End both without a warning; return once both are back and the node is Ready."""
+        before = self.node.process_of("kubelet")
+        self.node.crash("kubelet")
+        self.node.crash("kube-apiserver")
+        await until(lambda: self.node.process_of("kubelet") not in (None, before))
+        await until(self.node.api.is_ready)
+        node = f"/api/v1/nodes/{NODE}"
+        await until(lambda: "True" in self._ready_of(self.node.api.call("GET", node)))
+
+    @staticmethod
+    def _ready_of(node: Manifest) -> list[str]:
+        return [each["status"] for each in node["status"]["conditions"] if each["type"] == "Ready"]
+
+    async def deleted(self) -> None:
+        """Delete the cluster while streams run; they end as they should, and nothing is left."""
+        self.traffic.phase = "deleted"
+        await self.traffic.more(1)
+        self.clusters.delete()
+        await self.traffic.end()
+        assert self.traffic.faults == []
+        await until(lambda: self.clusters.get() is None, patience_s=120)
+        await until(lambda: not self.clusters.pods())
