@@ -161,8 +161,13 @@ PROMPT_TOKENS: Final = _counter(
     _GATEWAY, "epd_prompt_tokens_total", "Prompt tokens of completed requests.", unit=Unit.TOKENS
 )
 OUTPUT_TOKENS: Final = _counter(
-    _GATEWAY, "epd_output_tokens_total", "Output tokens of completed requests.", unit=Unit.TOKENS
+    _GATEWAY, "epd_output_tokens_total", "Output tokens of completed requests.", "images",
+    unit=Unit.TOKENS,
+)  # fmt: skip
+ACCEPTED: Final = _counter(
+    _GATEWAY, "epd_accepted_total", "Requests that were to be served.", "images"
 )
+ANSWERED: Final = _counter(_GATEWAY, "epd_answered_total", "Completed requests.", "images")
 IMAGES: Final = _counter(_GATEWAY, "epd_images_total", "Images of accepted requests.")
 IMAGE_TOKENS: Final = _counter(
     _GATEWAY, "epd_image_tokens_total", "Tokens of images that were encoded apart.",

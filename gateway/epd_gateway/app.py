@@ -225,7 +225,8 @@ class App:
             if gaps > 0:
                 api.tpot.observe((record.ended_s - answer.first_token_s) / gaps)
         metrics.prompt_tokens.inc(record.prompt_tokens)
-        metrics.output_tokens.inc(record.output_tokens)
+        metrics.answered[context.kind].inc()
+        metrics.output_tokens[context.kind].inc(record.output_tokens)
         if (method := record.method) is not None:
             metrics.methods[method].inc()
 

@@ -129,6 +129,11 @@ class RequestContext:
         self.replays = 0
         self.reencoded = False
 
+    @property
+    def kind(self) -> str:
+        """Whether it has images, as label values say it."""
+        return "1+" if self.envelope.images else "0"
+
     def set_images(self, images: list[Image]) -> None:
         """Take the resolved images, in the order of their references."""
         distinct: dict[str, DistinctImage] = {}

@@ -77,7 +77,9 @@ class GatewayMetrics:
         }
         self.replays = cast(Counter, parents[telemetry.REPLAYS.name])
         self.prompt_tokens = cast(Counter, parents[telemetry.PROMPT_TOKENS.name])
-        self.output_tokens = cast(Counter, parents[telemetry.OUTPUT_TOKENS.name])
+        self.output_tokens: dict[str, Counter] = _children(parents, telemetry.OUTPUT_TOKENS)
+        self.accepted: dict[str, Counter] = _children(parents, telemetry.ACCEPTED)
+        self.answered: dict[str, Counter] = _children(parents, telemetry.ANSWERED)
         self.images = cast(Counter, parents[telemetry.IMAGES.name])
         self.image_tokens = cast(Counter, parents[telemetry.IMAGE_TOKENS.name])
 

@@ -82,6 +82,7 @@ class Pipeline:
         Raises:
             GatewayError: It could not be answered, or a worker refused it.
         """
+        self._metrics.accepted[context.kind].inc()
         try:
             if context.envelope.images:
                 context.set_images(await self._media.resolve(context.envelope.images))

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from epd import telemetry
 from epd.api.names import ControlMode
 from epd.policy.control_view import Flip
 from epd.vocabulary import Method, Stage
@@ -20,6 +21,7 @@ from epd_operator.control.translate import Aim
 from epd_sim.control import ElasticSettings
 from epd_sim.observe import policy_slo
 from epd_sim.results import Slo, Tpot
+from epd_sim.workload import Shape
 from epd_sim.world import World
 
 _LIMITS_MS: Final = tuple(5.0 * 1.25**i for i in range(40))
@@ -40,7 +42,6 @@ class _Counters:
     arrived: int
     ended: int
     images: int
-    output_tokens: int
 
 
 class OperatorLoop:
@@ -89,7 +90,9 @@ class OperatorLoop:
         if seconds <= 0:
             raise MetricsUnavailable("the window is empty")
         pods = [pod for pod in self._world.pods if pod.alive]
+        arrived = [call.request.shape for call in self._world.calls[first.arrived : last.arrived]]
         ended = self._world.ended[first.ended : last.ended]
+        answered = [call.request.shape for call in ended]
         mean = self._slo.tpot is Tpot.MEAN
         return Traffic(
             window_s=seconds,
@@ -106,9 +109,10 @@ class OperatorLoop:
             },
             running={(p.name, s): float(t.running) for p in pods for s, t in p.tallies.items()},
             running_tokens=float(sum(pod.decoding_tokens for pod in pods)),
-            completed=(last.ended - first.ended) / seconds,
             images=(last.images - first.images) / seconds,
-            output_tokens=(last.output_tokens - first.output_tokens) / seconds,
+            accepted=_by_kind(((shape, 1) for shape in arrived), seconds),
+            answered=_by_kind(((shape, 1) for shape in answered), seconds),
+            output_tokens=_by_kind(((shape, shape.output_tokens) for shape in answered), seconds),
             ttft_ms=_histogram(
                 (
                     (call.first_token_s - call.request.arrival_s) * 1e3
@@ -160,7 +164,6 @@ class OperatorLoop:
         world = self._world
         tallies = [pod.tallies for pod in world.pods]
         arrived = [call.request.shape for call in world.calls[before.arrived :]]
-        ended = [call.request.shape for call in world.ended[before.ended :]]
         return _Counters(
             at_s=world.clock.now_s,
             started={s: sum(t[s].started for t in tallies) for s in Stage},
@@ -170,11 +173,18 @@ class OperatorLoop:
             arrived=len(world.calls),
             ended=len(world.ended),
             images=before.images + sum(len(shape.image_tokens) for shape in arrived),
-            output_tokens=before.output_tokens + sum(shape.output_tokens for shape in ended),
         )
 
 
-_NOTHING: Final = _Counters(0.0, {}, {}, {}, {}, 0, 0, 0, 0)
+_NOTHING: Final = _Counters(0.0, {}, {}, {}, {}, 0, 0, 0)
+
+
+def _by_kind(counts: Iterable[tuple[Shape, int]], seconds: float) -> dict[str, float]:
+    """Return rates by kind of request, as gateways count them: with images, or without."""
+    rates = dict.fromkeys(telemetry.LABEL_VALUES["images"], 0.0)
+    for shape, count in counts:
+        rates["1+" if shape.image_tokens else "0"] += count / seconds
+    return rates
 
 
 def _histogram(values_ms: Iterable[float], seconds: float) -> list[tuple[float, float]]:

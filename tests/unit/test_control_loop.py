@@ -12,7 +12,7 @@ from epd.vocabulary import Role, Stage
 from epd_operator.control.loop import Controller, Memory
 from epd_operator.control.ports import FleetPod, FlipRefused, MetricsUnavailable
 from epd_operator.control.signals import Traffic
-from epd_operator.control.translate import aim_of, learnt, view_of
+from epd_operator.control.translate import Known, aim_of, learnt, view_of
 
 CLUSTER = """
 apiVersion: epd.dev/v1alpha1
@@ -50,9 +50,10 @@ def traffic(prompts=0.0, images=0.0, prompt_tokens=500.0, output_tokens=11.0, **
         waiting={},
         running={},
         running_tokens=0.0,
-        completed=prompts,
         images=images,
-        output_tokens=prompts * output_tokens,
+        accepted={"0": prompts},
+        answered={"0": prompts},
+        output_tokens={"0": prompts * output_tokens},
         ttft_ms=(),
         tpot_ms=(),
         **fields,
@@ -229,3 +230,23 @@ def test_the_spec_reaches_the_policy():
     assert (aim.limits.cooldown_s, aim.limits.max_concurrent_flips) == (5, 2)
     assert aim.bounds[Role.ENCODE].max_pods == 4
     assert Flip("p", Role.ENCODE, Role.DECODE).to_role is Role.DECODE
+
+
+def test_answers_are_priced_by_the_kind_of_the_requests_that_come_now():
+    """Long chats still end while only pictures are asked about."""
+    chats = replace(
+        traffic(prompts=10),
+        answered={"0": 9.0, "1+": 1.0},
+        output_tokens={"0": 9000.0, "1+": 50.0},
+    )
+    known = learnt(Known(), replace(chats, accepted={"0": 5.0, "1+": 5.0}))
+    assert known.shape.output_tokens == pytest.approx(525)
+    known = learnt(known, replace(chats, accepted={"1+": 10.0}))
+    assert known.shape.output_tokens == pytest.approx(50)
+    nothing_ends = replace(chats, answered={}, output_tokens={}, accepted={"0": 10.0})
+    assert learnt(known, nothing_ends).shape.output_tokens == pytest.approx(1000)
+
+
+def test_prompts_of_no_known_answer_are_not_priced_yet():
+    first = replace(traffic(prompts=10), answered={}, output_tokens={})
+    assert learnt(Known(), first).shape is None

@@ -50,7 +50,8 @@ def test_without_observations_there_is_no_quantile():
 def test_signals_without_series_count_as_nothing():
     traffic = traffic_of({}, window_s=10, age_s=0, workers=frozenset())
     assert traffic.started == dict.fromkeys(Stage, 0.0)
-    assert traffic.completed == 0
+    assert traffic.images == 0
+    assert traffic.answered == {}
 
 
 class Programs:

@@ -76,16 +76,17 @@ SIGNALS: Final[Mapping[str, Query]] = MappingProxyType(
         "waiting": Query(telemetry.WORKER_WAITING, by=("worker", "stage")),
         "running": Query(telemetry.WORKER_RUNNING, by=("worker", "stage")),
         "running_tokens": Query(telemetry.WORKER_TOKENS),
-        "completed": Query(telemetry.REQUESTS, where={"status": "2xx"}),
         "images": Query(telemetry.IMAGES),
-        "output_tokens": Query(telemetry.OUTPUT_TOKENS),
+        "accepted": Query(telemetry.ACCEPTED, by=("images",)),
+        "answered": Query(telemetry.ANSWERED, by=("images",)),
+        "output_tokens": Query(telemetry.OUTPUT_TOKENS, by=("images",)),
         "ttft": Query(telemetry.TTFT, by=("le",), suffix="_bucket"),
         "tpot": Query(telemetry.TPOT, by=("le",), suffix="_bucket"),
     }
 )
 
 
-_TOTALS: Final = ("completed", "images", "output_tokens", "running_tokens")
+_BY_KIND: Final = ("accepted", "answered", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,10 @@ class Traffic:
         waiting: Work that no engine has begun, by worker and stage.
         running: Work that an engine is at, by worker and stage.
         running_tokens: Prompts and answers so far of all work under way.
-        completed: Requests answered.
         images: Images accepted.
-        output_tokens: Of answered requests.
+        accepted: Requests that came, by kind (label `images`).
+        answered: Requests that were answered, by kind.
+        output_tokens: Of answered requests, by kind.
         ttft_ms: Time to the first token by its cumulative buckets, limit in milliseconds to rate.
         tpot_ms: Time per output token, likewise.
     """
@@ -121,9 +123,10 @@ class Traffic:
     waiting: Mapping[tuple[str, Stage], float]
     running: Mapping[tuple[str, Stage], float]
     running_tokens: float
-    completed: float
     images: float
-    output_tokens: float
+    accepted: Mapping[str, float]
+    answered: Mapping[str, float]
+    output_tokens: Mapping[str, float]
     ttft_ms: Sequence[tuple[float, float]]
     tpot_ms: Sequence[tuple[float, float]]
 
@@ -140,7 +143,10 @@ def traffic_of(
         workers: The workers that report.
     """
     by_stage = {name: _by_stage(samples.get(name, {})) for name in ("started", "finished")}
-    total = {name: sum(samples.get(name, {}).values()) for name in _TOTALS}
+    by_kind = {
+        name: {kind: value for (kind,), value in samples.get(name, {}).items()} for name in _BY_KIND
+    }
+    total = {name: sum(samples.get(name, {}).values()) for name in ("images", "running_tokens")}
     return Traffic(
         window_s=window_s,
         age_s=age_s,
@@ -152,9 +158,10 @@ def traffic_of(
         waiting=_by_worker(samples.get("waiting", {})),
         running=_by_worker(samples.get("running", {})),
         running_tokens=total["running_tokens"],
-        completed=total["completed"],
         images=total["images"],
-        output_tokens=total["output_tokens"],
+        accepted=by_kind["accepted"],
+        answered=by_kind["answered"],
+        output_tokens=by_kind["output_tokens"],
         ttft_ms=_buckets_ms(samples.get("ttft", {})),
         tpot_ms=_buckets_ms(samples.get("tpot", {})),
     )

@@ -61,12 +61,15 @@ class Known:
 
     Attributes:
         shape: The mean request; None: none was answered yet.
+        answer_tokens: The mean answer by kind of request: how long those will be that come now.
+            Long answers take long to end, so the mean of all that ended is that of a past mix.
         context_tokens: What a decode step sees of one sequence, on average; None: nothing ran yet.
             Long answers run longer, so this is not the mean request's.
         piece_ms: What workers took for one piece of a stage.
     """
 
     shape: RequestShape | None = None
+    answer_tokens: Mapping[str, float] = field(default_factory=dict)
     context_tokens: float | None = None
     piece_ms: Mapping[Stage, float] = field(default_factory=dict)
 
@@ -74,22 +77,35 @@ class Known:
 def learnt(known: Known, traffic: Traffic) -> Known:
     """Return what is known once `traffic` has been seen."""
     shape, prefilled = known.shape, traffic.finished[Stage.PREFILL]
-    ended = traffic.completed
-    if prefilled > 0 and (shape or ended):  # how long answers are shows in the first that ends
+    ended = {
+        kind: traffic.output_tokens.get(kind, 0.0) / answers
+        for kind, answers in traffic.answered.items()
+        if answers > 0
+    }
+    answers = {**known.answer_tokens, **ended}
+    if prefilled > 0 and answers:
         before = shape or RequestShape()
         encoded = traffic.finished[Stage.ENCODE]
         shape = RequestShape(
             images=traffic.images / max(prefilled, traffic.started[Stage.PREFILL]),
             image_tokens=traffic.tokens[Stage.ENCODE] / encoded if encoded else before.image_tokens,
             prompt_tokens=traffic.tokens[Stage.PREFILL] / prefilled,
-            output_tokens=traffic.output_tokens / ended if ended else before.output_tokens,
+            output_tokens=_coming(traffic.accepted, answers) or before.output_tokens,
         )
     pieces = {
         stage: traffic.service_s[stage] / traffic.finished[stage] * 1e3
         for stage in Stage
         if traffic.finished[stage] > 0
     }
-    return Known(shape, _context_tokens(known, traffic), {**known.piece_ms, **pieces})
+    context_tokens = _context_tokens(known, traffic)
+    return Known(shape, answers, context_tokens, {**known.piece_ms, **pieces})
+
+
+def _coming(accepted: Mapping[str, float], answers: Mapping[str, float]) -> float:
+    """Return the mean answer of the requests that come now; 0 if none of a known kind does."""
+    known = {kind: rate for kind, rate in accepted.items() if rate and kind in answers}
+    tokens = sum(rate * answers[kind] for kind, rate in known.items())
+    return tokens / sum(known.values()) if known else 0.0
 
 
 def _context_tokens(known: Known, traffic: Traffic) -> float | None:

@@ -258,7 +258,9 @@ async def test_a_served_request_is_counted(make_cluster):
     assert cluster.metric("epd_time_per_output_token_seconds_count", **api) == 1
     assert cluster.metric("epd_request_duration_seconds_count", **api) == 2
     assert cluster.metric("epd_request_methods_total", method="EP-D") == 2
-    assert cluster.metric("epd_output_tokens_total") == 2 * DEFAULT_TOKENS
+    assert cluster.metric("epd_accepted_total", images="0") == 2
+    assert cluster.metric("epd_answered_total", images="0") == 2
+    assert cluster.metric("epd_output_tokens_total", images="0") == 2 * DEFAULT_TOKENS
     assert cluster.metric("epd_worker_events_total") == 2 * DEFAULT_TOKENS
     for stage in ("prefill", "decode"):
         assert cluster.metric("epd_stage_duration_seconds_count", stage=stage) == 2
