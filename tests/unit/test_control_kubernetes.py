@@ -10,6 +10,7 @@ from epd.vocabulary import ASSIGNED_ROLE, FLIPPED_AT, LLM_D_ROLE_LABEL, ROLE_LAB
 from epd_operator.conditions import ConditionType
 from epd_operator.control import report
 from epd_operator.control.kubernetes import SETTLE_S, PodFleet
+from epd_operator.control.loops import TELL_S, StatusReporter
 from epd_operator.control.ports import FlipRefused, Pass
 from epd_operator.control.signals import traffic_of
 from epd_operator.objects import Key, Kind, Ref
@@ -59,6 +60,13 @@ class OneServer:
 class FixedClock:
     def now(self):
         return NOW
+
+
+class MovingClock:
+    moment = NOW
+
+    def now(self):
+        return self.moment
 
 
 def fleet(*pods):
@@ -174,3 +182,26 @@ def test_shadow_says_what_it_would_do():
     decided = report.last_decision(done, ControlMode.SHADOW, NOW)
     assert decided["message"].startswith("would flip p1 decode to prefill")
     assert not list(report.notes(done))
+
+
+async def test_a_decision_that_says_nothing_new_is_not_written_again():
+    server, clock = OneServer(), MovingClock()
+    owner = {
+        "apiVersion": "epd.dev/v1alpha1",
+        "kind": "EPDCluster",
+        "metadata": {"name": "demo", "namespace": "ns", "uid": UID, "resourceVersion": "5"},
+    }
+
+    async def report_on(why):
+        hold = Reason(ReasonCode.DEADBAND, "", {"gain": why})
+        done = Pass(Decision((), DESIRED, hold, (hold,)), traffic=traffic())
+        await StatusReporter(server, owner, ControlMode.ACTIVE, SLO, clock).report(done)
+        for _, body in server.patches:
+            owner["status"] = body["status"]
+        wrote = len(server.patches)
+        server.patches.clear()
+        clock.moment += timedelta(seconds=TELL_S + 1)
+        return wrote
+
+    assert [await report_on(1), await report_on(1), await report_on(1)] == [1, 0, 0]
+    assert [await report_on(2), await report_on(2)] == [1, 0]

@@ -29,7 +29,7 @@ IDLE_S: Final = 10.0
 """How often a loop that is off, or has nothing valid to go by, looks again."""
 
 TELL_S: Final = 30.0
-"""How often the numbers of a decision are written down though it says the same."""
+"""How often new numbers of a decision are written down though it decides the same."""
 
 LEAST_WINDOW_S: Final = 20.0
 WINDOW_INTERVALS: Final = 4
@@ -58,7 +58,8 @@ class StatusReporter:
         status: dict[str, Any] = {"conditions": conditions.merged(judged, kept, generation, now)}
         decided = report.last_decision(done, self._mode, now)
         last = before.get("lastDecision") or {}
-        if report.is_news(last, decided) or done.enacted or self._is_old(last):
+        numbers_differ = last.get("message") != decided["message"]
+        if report.is_news(last, decided) or done.enacted or (numbers_differ and self._is_old(last)):
             status["lastDecision"] = decided
         if conditions.differs(before, status):
             version = self._owner["metadata"]["resourceVersion"]
