@@ -51,6 +51,15 @@ DURATION_BUCKETS_S: Final = (
 HANDOFF_BUCKETS_S: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 )  # fmt: skip
+FLIP_BUCKETS_S: Final = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+STEP_BUCKETS_S: Final = (
+    0.001, 0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0,
+)  # fmt: skip
+
+CLUSTER_LABELS: Final = ("namespace", "epd_dev_cluster")
+"""Which cluster a series is about, as the chart's PodMonitor labels those of its own pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +131,28 @@ REQUEST_METHODS: Final = _counter(
 TTFT: Final = _histogram(
     _GATEWAY, "epd_time_to_first_token_seconds",
     "From a streamed request's arrival to its first token.", TTFT_BUCKETS_S, "api", "images",
+    "method",
 )  # fmt: skip
 TPOT: Final = _histogram(
     _GATEWAY, "epd_time_per_output_token_seconds",
     "Mean gap between the tokens of one streamed answer (over m-1 gaps).", TPOT_BUCKETS_S, "api",
+    "method",
+)  # fmt: skip
+TPOT_P90: Final = _histogram(
+    _GATEWAY, "epd_time_per_output_token_p90_seconds",
+    "90th percentile of the gaps between the tokens of one streamed answer.", TPOT_BUCKETS_S, "api",
+)  # fmt: skip
+SLO_ANSWERS: Final = _counter(
+    _GATEWAY, "epd_slo_answers_total",
+    "Streamed answers that met or missed the objective; failed ones missed `all`.", "objective",
+    "images", "verdict",
+)  # fmt: skip
+SLO_LIMIT: Final = _gauge(
+    _GATEWAY, "epd_slo_limit_seconds", "What the objective allows.", "objective", unit=Unit.SECONDS
+)
+SLO_ATTAINMENT: Final = _gauge(
+    _GATEWAY, "epd_slo_attainment_ratio", "Share of answers that are to meet the objective.",
+    unit=Unit.RATIO,
 )  # fmt: skip
 REQUEST_DURATION: Final = _histogram(
     _GATEWAY, "epd_request_duration_seconds", "From a request's arrival to its last byte.",
@@ -133,7 +160,12 @@ REQUEST_DURATION: Final = _histogram(
 )  # fmt: skip
 STAGE_DURATION: Final = _histogram(
     _GATEWAY, "epd_stage_duration_seconds", "From placing a stage to its outcome, queue included.",
-    DURATION_BUCKETS_S, "stage",
+    DURATION_BUCKETS_S, "stage", "role",
+)  # fmt: skip
+STAGE_OUTSIDE: Final = _histogram(
+    _GATEWAY, "epd_stage_outside_seconds",
+    "Of a call's time, what was not spent on its worker: in the gateway and on the way.",
+    HANDOFF_BUCKETS_S, "stage",
 )  # fmt: skip
 HANDOFF_DURATION: Final = _histogram(
     _GATEWAY, "epd_handoff_duration_seconds",
@@ -191,6 +223,21 @@ ROSTER_PODS: Final = _gauge(
     _GATEWAY, "epd_roster_pods", "Pods in the roster by role and whether they can take work.",
     "role", "state",
 )  # fmt: skip
+ROSTER_STAGE_PODS: Final = _gauge(
+    _GATEWAY, "epd_roster_stage_pods", "Pods that can take work and whose role offers a stage.",
+    "stage",
+)  # fmt: skip
+STAGE_MISSING: Final = _gauge(
+    _GATEWAY, "epd_roster_stage_missing", "Whether a needed stage has no pod that can take work.",
+    "stage",
+)  # fmt: skip
+FLIP_DELAY: Final = _histogram(
+    _GATEWAY, "epd_roster_flip_delay_seconds",
+    "From a pod's role being written to this gateway placing by it.", FLIP_BUCKETS_S,
+)  # fmt: skip
+GATEWAY_INFO: Final = _gauge(
+    _GATEWAY, "epd_gateway_info", "The gateway (always 1).", "version", "model"
+)
 CONNECTIONS: Final = _gauge(_GATEWAY, "epd_http_connections", "Open client connections.")
 DISCONNECTS: Final = _counter(
     _GATEWAY, "epd_http_disconnects_total", "Clients gone before their answer was complete."
@@ -209,6 +256,46 @@ PASSES: Final = _counter(_OPERATOR, "epd_operator_passes_total", "Passes over a 
 PASS_FAILURES: Final = _counter(
     _OPERATOR, "epd_operator_pass_failures_total", "Passes that were refused something or failed."
 )
+LAST_TURN: Final = _gauge(
+    _OPERATOR, "epd_operator_last_turn_timestamp_seconds", "When the main loop last turned.",
+    unit=Unit.SECONDS,
+)  # fmt: skip
+CERTIFICATE_EXPIRY: Final = _gauge(
+    _OPERATOR, "epd_operator_certificate_expiry_timestamp_seconds",
+    "When a cluster's own certificate ends.", *CLUSTER_LABELS, "certificate", unit=Unit.SECONDS,
+)  # fmt: skip
+OPERATOR_INFO: Final = _gauge(_OPERATOR, "epd_operator_info", "The operator (always 1).", "version")
+CONTROL_DEMAND: Final = _gauge(
+    _OPERATOR, "epd_control_demand_pods", "Pods of a role that the traffic asks for.",
+    *CLUSTER_LABELS, "role",
+)  # fmt: skip
+CONTROL_DESIRED: Final = _gauge(
+    _OPERATOR, "epd_control_desired_pods", "Pods of a role that the cluster is headed for.",
+    *CLUSTER_LABELS, "role",
+)  # fmt: skip
+CONTROL_PODS: Final = _gauge(
+    _OPERATOR, "epd_control_pods", "Ready pods of a role, as the control loop sees them.",
+    *CLUSTER_LABELS, "role",
+)  # fmt: skip
+CONTROL_FLIPS: Final = _counter(
+    _OPERATOR, "epd_control_flips_total", "Roles that the control loop changed.", *CLUSTER_LABELS,
+    "from_role", "to_role", "why",
+)  # fmt: skip
+CONTROL_HOLDS: Final = _counter(
+    _OPERATOR, "epd_control_holds_total", "Passes that changed nothing, by their reason.",
+    *CLUSTER_LABELS, "hold",
+)  # fmt: skip
+CONTROL_HOLDING: Final = _gauge(
+    _OPERATOR, "epd_control_holding", "Whether the last pass changed nothing for this reason (1).",
+    *CLUSTER_LABELS, "hold",
+)  # fmt: skip
+CONTROL_PASSES: Final = _counter(
+    _OPERATOR, "epd_control_passes_total", "Passes of the control loop.", *CLUSTER_LABELS
+)
+CONTROL_DECIDED: Final = _gauge(
+    _OPERATOR, "epd_control_last_decision_timestamp_seconds",
+    "When the control loop last decided on fresh metrics.", *CLUSTER_LABELS, unit=Unit.SECONDS,
+)  # fmt: skip
 
 _WORKER: Final = Component.WORKER
 
@@ -260,6 +347,19 @@ WORKER_RECEIVED: Final = _counter(
     _WORKER, "epd_worker_received_bytes_total", "Bytes taken from other workers.", "worker", "kind",
     unit=Unit.BYTES,
 )  # fmt: skip
+WORKER_HANDOFF: Final = _histogram(
+    _WORKER, "epd_worker_handoff_duration_seconds",
+    "Time that work waited for an embedding (ec) or a KV cache (kv) of another worker.",
+    HANDOFF_BUCKETS_S, "worker", "kind",
+)  # fmt: skip
+WORKER_STEP: Final = _histogram(
+    _WORKER, "epd_worker_step_duration_seconds",
+    "Between two engine steps that gave one gateway tokens, with work under way all the time.",
+    STEP_BUCKETS_S, "worker",
+)  # fmt: skip
+WORKER_INFO: Final = _gauge(
+    _WORKER, "epd_worker_info", "The worker (always 1).", "worker", "version", "model", "engine"
+)
 
 METRICS: Final[tuple[Metric, ...]] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)
@@ -280,6 +380,19 @@ LABEL_VALUES: Final = MappingProxyType(
         ),
         "role": tuple(Role),
         "state": ("ready", "unready"),
+        "objective": ("ttft", "tpot", "all"),
+        "verdict": ("met", "missed"),
+        "certificate": ("authority", "leaf"),
+        "from_role": tuple(Role),
+        "to_role": tuple(Role),
+        "hold": (
+            "NoPods", "MetricsStale", "Balanced", "FlipInFlight", "Cooldown", "Minimum",
+            "BudgetSpent", "Deadband",
+        ),
+        "why": (
+            "TTFTBreachPredicted", "TPOTBreachSustained", "MethodChanged", "BelowMinimum",
+            "BestSplit",
+        ),
     }
 )  # fmt: skip
 """Label names to their possible values; labels that are not here have as many as `errors.py`."""

@@ -1,9 +1,10 @@
 """The client's side of a generation: takes a worker's events and writes them out.
 
 An answer outlives the calls that feed it: what one pod began another continues. The token path is
-`take_next`: one append and one write, nothing else.
+`take_next`: two appends and one write, nothing else.
 """
 
+from array import array
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -52,7 +53,11 @@ class Answer(Protocol):
 
 
 class StreamedAnswer:
-    """Server-sent events, written as they come. See `Answer`."""
+    """Server-sent events, written as they come. See `Answer`.
+
+    Attributes:
+        event_times_s: Monotonic times of the events with tokens.
+    """
 
     __slots__ = (
         "_call",
@@ -61,12 +66,14 @@ class StreamedAnswer:
         "_response",
         "_write",
         "emitted",
+        "event_times_s",
         "first_token_s",
     )
 
     def __init__(self, response: ResponseWriter, id_header: bytes) -> None:
         """Bind to the response; `id_header` goes with the status."""
         self.emitted = bytearray()
+        self.event_times_s = array("d")
         self.first_token_s: float | None = None
         self._response = response
         self._headers = SSE_HEADERS + id_header
@@ -92,8 +99,10 @@ class StreamedAnswer:
                 self._response.start_stream(200, self._headers)
             self._write(payload)
         if token_ids:
+            now_s = monotonic()
+            self.event_times_s.append(now_s)
             if self.first_token_s is None:
-                self.first_token_s = monotonic()
+                self.first_token_s = now_s
             self._on_first_token()
             if self._response.started and self._call is not None:
                 self._call.take = self.take_next
@@ -101,6 +110,7 @@ class StreamedAnswer:
     def take_next(self, payload: bytes, token_ids: bytes) -> None:
         """Take an event after the first."""
         self.emitted += token_ids
+        self.event_times_s.append(monotonic())
         if payload:
             self._write(payload)
 

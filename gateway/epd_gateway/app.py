@@ -6,10 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import orjson
 
+from epd.vocabulary import Method
 from epd.wire.messages import Api
 from epd_gateway.access import ApiKeys, KeyUse
 from epd_gateway.answer import StreamedAnswer, WholeAnswer
@@ -25,7 +27,14 @@ from epd_gateway.errors import (
 )
 from epd_gateway.http import JSON_HEADERS, Request
 from epd_gateway.journal import Journal, RequestRecord
-from epd_gateway.metrics import API_NAMES, CONTENT_TYPE, GatewayMetrics
+from epd_gateway.metrics import (
+    API_NAMES,
+    CONTENT_TYPE,
+    OPENMETRICS,
+    OPENMETRICS_TYPE,
+    GatewayMetrics,
+    p90_gap_s,
+)
 from epd_gateway.openai import CHAT_PATH, COMPLETIONS_PATH, Envelope, read_envelope
 from epd_gateway.pipeline import Pipeline
 from epd_gateway.roster import Roster
@@ -108,14 +117,15 @@ class App:
             {f"{_MODELS_PATH}/": {"GET": self._model}},
         )
 
-    def admin(self) -> Router:
-        """Return the routes for operators; they show request ids, addresses and loads."""
+    def admin(self, more: Routes = MappingProxyType({})) -> Router:
+        """Return the routes for operators, and `more`; they show request ids and loads."""
         return Router(
             {
                 "/health": {"GET": self._health},
                 "/ready": {"GET": self._ready},
                 "/metrics": {"GET": self._expose},
                 "/roster": {"GET": self._show_roster},
+                **more,
             },
             {_REQUESTS_PATH: {"GET": self._show_request}},
         )
@@ -215,20 +225,38 @@ class App:
         record.status = status
         record.ended_s = monotonic()
         record.first_token_s = answer.first_token_s
+        method = record.method
+        if status >= 500:
+            metrics.goodput.fail("1+" if context.envelope.images else "0")
         if status != 200:
             return
-        api = metrics.api[context.envelope.api]
-        if context.envelope.stream and answer.first_token_s is not None:
-            images = "1+" if context.images else "0"
-            api.ttft[images].observe(answer.first_token_s - record.arrived_s)
-            gaps = len(answer.emitted) // _TOKEN_ID_BYTES - 1
-            if gaps > 0:
-                api.tpot.observe((record.ended_s - answer.first_token_s) / gaps)
+        if isinstance(answer, StreamedAnswer) and method is not None:
+            self._conclude_stream(context, answer, method, record.ended_s)
         metrics.prompt_tokens.inc(record.prompt_tokens)
         metrics.answered[context.kind].inc()
         metrics.output_tokens[context.kind].inc(record.output_tokens)
-        if (method := record.method) is not None:
+        if method is not None:
             metrics.methods[method].inc()
+
+    def _conclude_stream(
+        self, context: RequestContext, answer: StreamedAnswer, method: Method, ended_s: float
+    ) -> None:
+        """Count how soon a streamed answer began, and how fast it came."""
+        first_s = answer.first_token_s
+        if first_s is None:
+            return
+        api = self._metrics.api[context.envelope.api]
+        images = "1+" if context.images else "0"
+        exemplar = {"trace_id": context.trace_id}
+        ttft_s, tpot_s = first_s - context.record.arrived_s, None
+        api.ttft[images, method].observe(ttft_s, exemplar)
+        gaps = len(answer.emitted) // _TOKEN_ID_BYTES - 1
+        if gaps > 0:
+            tpot_s = (ended_s - first_s) / gaps
+            api.tpot[method].observe(tpot_s, exemplar)
+        if (p90_s := p90_gap_s(answer.event_times_s)) is not None:
+            api.tpot_p90.observe(p90_s)
+        self._metrics.goodput.count(images, ttft_s, tpot_s)
 
     # What is served, and how it is.
 
@@ -272,7 +300,11 @@ class App:
         _send_json(request, body, 200 if readiness.ready else 503)
 
     async def _expose(self, request: Request) -> None:
-        request.response.send(200, CONTENT_TYPE, self._metrics.expose())
+        if OPENMETRICS in request.headers.get(b"accept", "").encode("latin-1"):
+            body = self._metrics.expose(with_exemplars=True)
+            request.response.send(200, OPENMETRICS_TYPE, body)
+        else:
+            request.response.send(200, CONTENT_TYPE, self._metrics.expose())
 
     # The admin listener's own.
 

@@ -4,7 +4,10 @@ What others count anyway (frames, events, connections, pods) is read from them a
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from itertools import pairwise
+from math import ceil
 from typing import Any, Final, cast
 
 from prometheus_client import (
@@ -16,16 +19,22 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from epd import telemetry
 from epd.telemetry import LABEL_VALUES, Metric
-from epd.vocabulary import Component, Method, Stage
+from epd.vocabulary import Component, Method, Role, Stage
 from epd.wire.messages import Api
 from epd_gateway.calls import Reason
 from epd_gateway.http import HttpStats
 from epd_gateway.roster import Roster
+from epd_gateway.settings import Slo
 
+OPENMETRICS: Final = b"application/openmetrics-text"
+OPENMETRICS_TYPE: Final = (
+    b"content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"
+)
 CONTENT_TYPE: Final = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
 API_NAMES: Final = {Api.CHAT_COMPLETIONS: "chat_completions", Api.COMPLETIONS: "completions"}
@@ -42,9 +51,17 @@ class ApiMetrics:
         in_flight = cast(Gauge, parents[telemetry.REQUESTS_IN_FLIGHT.name])
         self.in_flight: Gauge = in_flight.labels(api=api)
         ttft = cast(Histogram, parents[telemetry.TTFT.name])
-        self.ttft = {kind: ttft.labels(api=api, images=kind) for kind in LABEL_VALUES["images"]}
+        self.ttft: dict[tuple[str, Method], Histogram] = {
+            (images, method): ttft.labels(api=api, images=images, method=method)
+            for images in LABEL_VALUES["images"]
+            for method in Method
+        }
         tpot = cast(Histogram, parents[telemetry.TPOT.name])
-        self.tpot: Histogram = tpot.labels(api=api)
+        self.tpot: dict[Method, Histogram] = {
+            method: tpot.labels(api=api, method=method) for method in Method
+        }
+        tpot_p90 = cast(Histogram, parents[telemetry.TPOT_P90.name])
+        self.tpot_p90: Histogram = tpot_p90.labels(api=api)
         duration = cast(Histogram, parents[telemetry.REQUEST_DURATION.name])
         self.duration: Histogram = duration.labels(api=api)
 
@@ -52,8 +69,10 @@ class ApiMetrics:
 class GatewayMetrics:
     """Everything this process counts itself. Attributes are bound Prometheus children."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Register all of the gateway's own metrics."""
+    def __init__(
+        self, slo: Slo, model: str = "", registry: CollectorRegistry | None = None
+    ) -> None:
+        """Register all of the gateway's own metrics; answers are counted against `slo`."""
         # When a series began is one more series for each, and Prometheus knows it anyway.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
@@ -64,7 +83,14 @@ class GatewayMetrics:
             )
         self.api = {api: ApiMetrics(parents, name) for api, name in API_NAMES.items()}
         self.methods: dict[Method, Counter] = _children(parents, telemetry.REQUEST_METHODS)
-        self.stage_duration: dict[Stage, Histogram] = _children(parents, telemetry.STAGE_DURATION)
+        self.stage_duration = StageDurations(
+            cast(Histogram, parents[telemetry.STAGE_DURATION.name])
+        )
+        self.stage_outside: dict[Stage, Histogram] = _children(parents, telemetry.STAGE_OUTSIDE)
+        self.goodput = Goodput(slo, parents)
+        self.flip_delay = cast(Histogram, parents[telemetry.FLIP_DELAY.name])
+        info = cast(Gauge, parents[telemetry.GATEWAY_INFO.name])
+        info.labels(version=version("epd-operator"), model=model).set(1)
         self.handoff: dict[str, Histogram] = _children(parents, telemetry.HANDOFF_DURATION)
         self.placements: dict[Stage, Counter] = _children(parents, telemetry.PLACEMENTS)
         self.overflows: dict[Stage, Counter] = _children(parents, telemetry.OVERFLOWS)
@@ -83,9 +109,65 @@ class GatewayMetrics:
         self.images = cast(Counter, parents[telemetry.IMAGES.name])
         self.image_tokens = cast(Counter, parents[telemetry.IMAGE_TOKENS.name])
 
-    def expose(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def expose(self, *, with_exemplars: bool = False) -> bytes:
+        """Return all metrics in Prometheus' text format, or in OpenMetrics' with exemplars."""
+        generate = openmetrics.generate_latest if with_exemplars else generate_latest
+        return generate(self.registry)
+
+
+class StageDurations(dict[tuple[Stage, Role], Histogram]):
+    """Durations by stage and role; most pairs never occur, so each is bound when it does."""
+
+    def __init__(self, parent: Histogram) -> None:
+        """Bind children of `parent`."""
+        self._parent = parent
+
+    def __missing__(self, key: tuple[Stage, Role]) -> Histogram:
+        """Bind the child of a pair that occurs for the first time."""
+        stage, role = key
+        child = self[key] = self._parent.labels(stage=stage, role=role)
+        return child
+
+
+class Goodput:
+    """Counts answers that meet the objective, and those that miss it."""
+
+    def __init__(self, slo: Slo, parents: "dict[str, Counter | Gauge | Histogram]") -> None:
+        """Say what the objective is, and count against it."""
+        limits = cast(Gauge, parents[telemetry.SLO_LIMIT.name])
+        limits.labels(objective="ttft").set(slo.ttft_ms / 1e3)
+        limits.labels(objective="tpot").set(slo.tpot_ms / 1e3)
+        cast(Gauge, parents[telemetry.SLO_ATTAINMENT.name]).set(slo.attainment_percent / 100)
+        self._slo = slo
+        answers = cast(Counter, parents[telemetry.SLO_ANSWERS.name])
+        self._answers = {
+            (objective, images, met): answers.labels(objective, images, verdict)
+            for objective in LABEL_VALUES["objective"]
+            for images in LABEL_VALUES["images"]
+            for met, verdict in ((True, "met"), (False, "missed"))
+        }
+
+    def count(self, images: str, ttft_s: float, tpot_s: float | None) -> None:
+        """Count a streamed answer; one of a single token has no TPOT to miss."""
+        ttft_met = ttft_s * 1e3 <= self._slo.ttft_ms
+        tpot_met = tpot_s is None or tpot_s * 1e3 <= self._slo.tpot_ms
+        self._answers["ttft", images, ttft_met].inc()
+        if tpot_s is not None:
+            self._answers["tpot", images, tpot_met].inc()
+        self._answers["all", images, ttft_met and tpot_met].inc()
+
+    def fail(self, images: str) -> None:
+        """Count an answer that failed for a reason of ours."""
+        self._answers["all", images, False].inc()
+
+
+def p90_gap_s(times_s: Sequence[float]) -> float | None:
+    """Return the 90th percentile of the gaps between events (HydraInfer's TPOT of one answer).
+
+    The smallest gap that at least nine tenths do not exceed; None where there is no gap.
+    """
+    gaps = sorted(later - earlier for earlier, later in pairwise(times_s))
+    return gaps[ceil(0.9 * len(gaps)) - 1] if gaps else None
 
 
 class RosterCollector(Collector):
@@ -118,6 +200,7 @@ class RosterCollector(Collector):
         yield _gauge(telemetry.ROSTER_VERSION, self._roster.version)
         yield _gauge(telemetry.ROSTER_CURRENT, self._roster.is_current)
         yield self._pods()
+        yield from self._stages()
         yield _gauge(telemetry.CONNECTIONS, self._open_connections())
         yield _counter(telemetry.DISCONNECTS, self._http.disconnects_total)
         refusals = CounterMetricFamily(
@@ -139,12 +222,30 @@ class RosterCollector(Collector):
                 family.add_metric([role, state], counts[role, state])
         return family
 
+    def _stages(self) -> Iterable[GaugeMetricFamily]:
+        offered = Counts(
+            stage
+            for worker in self._roster.workers.values()
+            if worker.view.healthy
+            for stage in worker.view.stages
+        )
+        missing = self._roster.readiness().missing
+        for metric, value in (
+            (telemetry.ROSTER_STAGE_PODS, offered.__getitem__),
+            (telemetry.STAGE_MISSING, lambda stage: int(stage in missing)),
+        ):
+            family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for stage in Stage:
+                family.add_metric([stage], value(stage))
+            yield family
+
 
 _READ_AT_SCRAPE: Final = frozenset(
     {
         telemetry.WORKER_FRAMES, telemetry.EVENTS, telemetry.EVENT_BYTES, telemetry.ROSTER_VERSION,
         telemetry.ROSTER_CURRENT, telemetry.ROSTER_PODS, telemetry.CONNECTIONS,
-        telemetry.DISCONNECTS, telemetry.REFUSALS,
+        telemetry.DISCONNECTS, telemetry.REFUSALS, telemetry.ROSTER_STAGE_PODS,
+        telemetry.STAGE_MISSING,
     }
 )  # fmt: skip
 _OWN: Final = tuple(

@@ -6,15 +6,16 @@ one assignment, followed by the very next placement; nothing in flight is touche
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 from epd.policy import placement
 from epd.policy.placement import Choice, PairChoice
 from epd.policy.pods import Costs, PodView
-from epd.vocabulary import Method, Stage
+from epd.vocabulary import Method, Role, Stage
 from epd_gateway.roster_feed import RosterEntry, RosterSnapshot, RosterSource
 from epd_gateway.session import TrafficTotals
 from epd_gateway.settings import Settings
@@ -24,7 +25,20 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 0.1
 _RETIRED_IDLE_S: Final = 5.0
+_KEPT_CHANGES: Final = 16
+# What seems to have taken longer was written before this gateway or its connection lived.
+_LONGEST_FLIP_S: Final = 60.0
 _NOBODY: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChange:
+    """A pod was given another role; `at_s` is Unix time."""
+
+    at_s: float
+    pod: str
+    before: Role
+    after: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,8 @@ class Roster:
         workers: The pods by name.
         views: What placement reads, in the feed's order.
         models: Served model names.
+        changes: The last changes of roles, the latest last.
+        on_flip: Told how many seconds a role took from being written to being placed by.
     """
 
     def __init__(
@@ -74,6 +90,8 @@ class Roster:
         self.workers: dict[str, Worker] = {}
         self.views: tuple[PodView, ...] = ()
         self.models: frozenset[str] = frozenset({model} if model else ())
+        self.on_flip: Callable[[float], None] = lambda _: None
+        self.changes: deque[RoleChange] = deque(maxlen=_KEPT_CHANGES)
         self._settings = settings
         self._fixed_model = model
         self._feed_model = ""
@@ -104,7 +122,9 @@ class Roster:
             known = self.workers.get(entry.name) or self._connect(entry)
             if known.role is not entry.role:
                 logger.info("worker %s: role %s -> %s", entry.name, known.role, entry.role)
+                self.changes.append(RoleChange(time(), entry.name, known.role, entry.role))
                 known.set_role(entry.role)
+                self._tell_delay(entry.flipped_s or snapshot.written_s)
             if known.takes_new_work is not entry.takes_new_work:
                 offered = "offered" if entry.takes_new_work else "not offered"
                 logger.info("worker %s: %s new work", entry.name, offered)
@@ -115,6 +135,11 @@ class Roster:
         self.method = snapshot.method
         self._feed_model = snapshot.model
         self._update_models()
+
+    def _tell_delay(self, written_s: float | None) -> None:
+        """Say how long a role took from being written to being placed by."""
+        if written_s is not None and 0 <= (delay_s := time() - written_s) <= _LONGEST_FLIP_S:
+            self.on_flip(delay_s)
 
     async def close(self) -> None:
         """Hang up on all workers."""

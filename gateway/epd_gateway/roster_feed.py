@@ -33,6 +33,7 @@ class RosterEntry(BaseModel):
         address: HOST:PORT of its gRPC service.
         role: The stages it is offered.
         takes_new_work: False: nothing new is placed on it, what it has goes on.
+        flipped_s: Unix time at which its role was written; None if nobody says.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +42,7 @@ class RosterEntry(BaseModel):
     address: str = Field(pattern=r"^.+:\d{1,5}$")
     role: Role
     takes_new_work: bool = True
+    flipped_s: float | None = None
 
 
 class RosterSnapshot(BaseModel):
@@ -52,6 +54,7 @@ class RosterSnapshot(BaseModel):
         model: Served model name; empty: what the workers say.
         method: How the cluster is split; None if the writer does not say.
         workers: The pods, each name once.
+        written_s: Unix time at which it was written; None if the feed does not say.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +64,7 @@ class RosterSnapshot(BaseModel):
     model: str = ""
     method: Method | None = None
     workers: tuple[RosterEntry, ...] = ()
+    written_s: float | None = None
 
     @field_validator("workers")
     @classmethod
@@ -132,7 +136,7 @@ class FileRoster:
             self._complain(str(error))
         else:
             self._complained = False
-            return snapshot
+            return snapshot.model_copy(update={"written_s": status.st_mtime})
         return None
 
     def _complain(self, what: str) -> None:

@@ -7,8 +7,9 @@ answer which version to wait for.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from epd.vocabulary import (
     COMPONENT_LABEL,
     DEFAULT_PORTS,
     DRAINING,
+    FLIPPED_AT,
     ROLE_LABEL,
     Component,
     PortName,
@@ -152,6 +154,7 @@ def entry_of(pod: Pod, last_role: Role | None = None) -> RosterEntry | None:
             address=f"{host}:{_grpc_port(pod)}",
             role=role,
             takes_new_work=takes_new_work(pod),
+            flipped_s=_flipped_s(metadata.get("annotations") or {}),
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -180,6 +183,14 @@ def _role(pod: Pod, last_role: Role | None) -> Role | None:
         stays = f"it stays {last_role}" if last_role else "nothing is placed on it"
         logger.warning("pod %s: %s: %s; %s", pod["metadata"]["name"], ROLE_LABEL, error, stays)
         return last_role
+
+
+def _flipped_s(annotations: Mapping[str, str]) -> float | None:
+    """Return when the control loop wrote the role; None where it did not, or not legibly."""
+    try:
+        return datetime.fromisoformat(annotations[FLIPPED_AT]).timestamp()
+    except (KeyError, ValueError):
+        return None
 
 
 def _grpc_port(pod: Pod) -> int:

@@ -73,12 +73,13 @@ async def running_gateway(
     Raises:
         SettingsError: An address cannot be bound, or keys or a certificate cannot be read.
     """
-    metrics = GatewayMetrics()
+    metrics = GatewayMetrics(settings.slo, model)
     async with AsyncExitStack() as stack:
         worker_tls(settings.workers)  # a mistake in it is told at once, not once a worker
         credentials = partial(worker_tls, settings.workers)
         roster = Roster(settings, model=model, credentials=credentials)
         stack.push_async_callback(roster.close)
+        roster.on_flip = metrics.flip_delay.observe
         media = MediaResolver(settings.media)
         stack.push_async_callback(media.close)
         stages = Stages(settings.deadlines, metrics)

@@ -37,7 +37,7 @@ _FIRST_STAGE: Final = {
 class StageRun:
     """One attempt at one stage, under way."""
 
-    __slots__ = ("_metrics", "_stage_started_s", "call", "record", "worker")
+    __slots__ = ("_metrics", "_role", "_stage_started_s", "call", "record", "worker")
 
     def __init__(
         self, worker: Worker, call: Call, record: StageRecord, metrics: GatewayMetrics
@@ -47,12 +47,13 @@ class StageRun:
         self.call = call
         self.record = record
         self._metrics = metrics
+        self._role = worker.role
         self._stage_started_s = record.started_s
 
     def reach_decode(self) -> None:
         """Note that the first token came, where one call does both stages."""
         now_s = monotonic()
-        self._metrics.stage_duration[self.call.stage].observe(now_s - self._stage_started_s)
+        self._observe_duration(now_s)
         self._stage_started_s = self.record.decode_started_s = now_s
         self.worker.advance(self.call, Stage.DECODE)
 
@@ -76,11 +77,17 @@ class StageRun:
             now_s = record.ended_s = monotonic()
         record.service_us = outcome.service_us
         record.handoff_us = outcome.handoff_us
-        metrics.stage_duration[self.call.stage].observe(now_s - self._stage_started_s)
+        self._observe_duration(now_s)
+        outside_s = now_s - record.started_s - outcome.service_us / 1e6
+        metrics.stage_outside[record.stage].observe(max(0.0, outside_s))
         if outcome.handoff_us:
             kind = "kv" if record.phase is Phase.DECODE else "ec"
             metrics.handoff[kind].observe(outcome.handoff_us / 1e6)
         return outcome
+
+    def _observe_duration(self, now_s: float) -> None:
+        duration = self._metrics.stage_duration[self.call.stage, self._role]
+        duration.observe(now_s - self._stage_started_s)
 
 
 class Stages:

@@ -112,6 +112,11 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def precise_timestamp(moment: datetime) -> str:
+    """Write a moment to the microsecond (Kubernetes' MicroTime)."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def moment_of(text: str | None) -> datetime | None:
     """Read a moment that Kubernetes wrote; None for none, or for what is no moment."""
     try:

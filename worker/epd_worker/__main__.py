@@ -62,7 +62,7 @@ async def run(settings: WorkerSettings) -> None:
     await health.set_serving(False)
     port = _bind(server, settings)
     await server.start()
-    metrics = serve_metrics(settings.metrics_listen, settings.name, service.load)
+    metrics = serve_metrics(settings.metrics_listen, settings.name, service)
     log.info("%s listens on %s:%d", settings.name, settings.listen.rpartition(":")[0], port)
     probes = Probes(lambda: service.is_open, lambda: service.in_flight)
     try:

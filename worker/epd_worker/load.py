@@ -1,6 +1,7 @@
 """What one worker has done and is doing, stage by stage: the numbers behind `WatchLoad`."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -37,9 +38,17 @@ class StageCounters:
 
 
 class LoadBoard:
-    """Counts the work of a worker and wakes those who watch."""
+    """Counts the work of a worker and wakes those who watch.
+
+    Attributes:
+        stages: The counters.
+        on_handoff: Told of each wait for another worker: `ec` or `kv`, and seconds.
+        on_step: Told of the seconds between two engine steps of a session under work.
+    """
 
     def __init__(self) -> None:
+        self.on_handoff: Callable[[str, float], None] = lambda _kind, _seconds: None
+        self.on_step: Callable[[float], None] = lambda _seconds: None
         self.stages = {stage: StageCounters() for stage in Stage}
         self._watchers: set[asyncio.Event] = set()
 

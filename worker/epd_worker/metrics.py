@@ -4,12 +4,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import TimeoutError as TooLate
+from importlib.metadata import version
 from threading import Thread
-from typing import Final
+from typing import Final, cast
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from epd import telemetry
@@ -17,6 +25,8 @@ from epd.telemetry import Metric, MetricType
 from epd.vocabulary import Stage
 from epd.wire.messages import Load, StageLoad
 from epd_worker.engine.settings import SettingsError
+from epd_worker.load import LoadBoard
+from epd_worker.service import WorkerService
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +54,40 @@ _OF_KIND: Final[Mapping[Metric, Callable[[Load], tuple[float, float]]]] = {
     ),
 }
 _KINDS: Final = ("ec", "kv")
+_VLLM_PREFIX: Final = "vllm:"
+
+
+class WorkHistograms:
+    """What is observed when it happens: handoffs as stages end, steps as frames leave."""
+
+    def __init__(self, worker: str, board: LoadBoard, registry: CollectorRegistry) -> None:
+        """Speak of `worker`, and listen to its `board`."""
+        handoff = cast(Histogram, telemetry.instrument(telemetry.WORKER_HANDOFF, registry))
+        step = cast(Histogram, telemetry.instrument(telemetry.WORKER_STEP, registry))
+        children = {kind: handoff.labels(worker=worker, kind=kind) for kind in _KINDS}
+        board.on_handoff = lambda kind, seconds: children[kind].observe(seconds)
+        board.on_step = step.labels(worker=worker).observe
+
+
+class EngineSeries(Collector):
+    """Passes on the series that vLLM registers by itself, under their own names."""
+
+    def describe(self) -> Iterable[MetricFamily]:
+        """Return nothing: they come once the engine is loaded."""
+        return ()
+
+    def collect(self) -> Iterable[MetricFamily]:
+        """Return them as they are."""
+        return (each for each in REGISTRY.collect() if each.name.startswith(_VLLM_PREFIX))
 
 
 class LoadCollector(Collector):
-    """Turns a load into series; `load` is asked in the event loop, the scrape runs in a thread."""
+    """Turns a load into series: it is asked in the event loop, the scrape runs in a thread."""
 
-    def __init__(self, worker: str, load: Callable[[], Load]) -> None:
+    def __init__(self, worker: str, service: WorkerService) -> None:
         """Speak of `worker`."""
         self._worker = worker
-        self._load = load
+        self._service = service
         self._loop = asyncio.get_running_loop()
 
     def describe(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
@@ -77,12 +112,16 @@ class LoadCollector(Collector):
             for kind, value in zip(_KINDS, of_kind(load), strict=True):
                 family.add_metric([self._worker, kind], value)
             yield family
+        engine = self._service.engine_description
+        info = _family(telemetry.WORKER_INFO)
+        info.add_metric([self._worker, version("epd-operator"), engine.model, engine.engine], 1)
+        yield info
         tokens = _family(telemetry.WORKER_TOKENS)
         tokens.add_metric([self._worker], load.running_tokens)
         yield tokens
 
     async def _read(self) -> Load:
-        return self._load()
+        return self._service.load()
 
 
 class MetricsServer:
@@ -101,7 +140,7 @@ class MetricsServer:
             thread.join()
 
 
-def serve_metrics(listen: str, worker: str, load: Callable[[], Load]) -> MetricsServer:
+def serve_metrics(listen: str, worker: str, service: WorkerService) -> MetricsServer:
     """Serve `/metrics` at HOST:PORT; nowhere if that is empty.
 
     Raises:
@@ -109,8 +148,12 @@ def serve_metrics(listen: str, worker: str, load: Callable[[], Load]) -> Metrics
     """
     if not listen:
         return MetricsServer(None)
+    # When a series began is one more series for each, and Prometheus knows it anyway.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    registry.register(LoadCollector(worker, load))
+    WorkHistograms(worker, service.board, registry)
+    registry.register(LoadCollector(worker, service))
+    registry.register(EngineSeries())
     host, _, port = listen.rpartition(":")
     try:
         return MetricsServer(start_http_server(int(port), host.strip("[]"), registry))

@@ -23,7 +23,11 @@ _SHUTTING_DOWN = Failure(FailureKind.SHUTTING_DOWN, "the worker is shutting down
 
 
 class WorkerService:
-    """Serves an engine, before it is ready (to say so), while it is, and until it is closed."""
+    """Serves an engine, before it is ready (to say so), while it is, and until it is closed.
+
+    Attributes:
+        board: Counts its work.
+    """
 
     def __init__(self, engine: Engine, expected: EngineDescription, worker_id: str) -> None:
         """Bind to an engine; `expected` describes it until it can do so itself."""
@@ -31,7 +35,7 @@ class WorkerService:
         self._engine_description = expected
         self._worker_id = worker_id
         self._incarnation = uuid.uuid4().hex
-        self._board = LoadBoard()
+        self._board = self.board = LoadBoard()
         self._sessions: set[Session] = set()
         self._refusal: Failure | None = _LOADING
         self._closed = False
@@ -55,6 +59,11 @@ class WorkerService:
     def in_flight(self) -> int:
         """How many pieces of work have begun and not ended."""
         return self._board.in_flight
+
+    @property
+    def engine_description(self) -> EngineDescription:
+        """What the engine is; before it is loaded, what it is expected to be."""
+        return self._engine_description
 
     def load(self) -> Load:
         """Return the present load."""

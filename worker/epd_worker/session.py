@@ -139,15 +139,25 @@ class Session:
         While a write is under way, what is emitted joins the next frame. Raises `TimeoutError`
         when one takes longer than `WRITE_TIMEOUT_S`.
         """
-        outbox = self._outbox
+        outbox, stepped_s = self._outbox, 0.0
         while not self._finishing or outbox.filled.is_set():
             await outbox.filled.wait()
             # Tasks whose last token came with this step end in this turn: their outcomes go along.
             await asyncio.sleep(0)
             frame = outbox.take()
             if frame is not None:
+                stepped_s = self._note_step(frame, stepped_s)
                 async with asyncio.timeout(WRITE_TIMEOUT_S):
                     await write(frame)
+
+    def _note_step(self, frame: WorkerFrame, before_s: float) -> float:
+        """Tell how long a step took; return when it was, 0 if nothing is under way after it."""
+        if not frame.streams:
+            return before_s if self._streams else 0.0
+        now_s = monotonic()
+        if before_s:
+            self._board.on_step(now_s - before_s)
+        return now_s if self._streams else 0.0
 
     def finish(self, failure: Failure) -> None:
         """End every stream with `failure`; `write_frames` returns once that is written."""
@@ -194,6 +204,9 @@ class Session:
         if self._streams.pop(submit.stream, None) is None:
             self._release_result(result)  # cancelled too late for the engine to notice
             return
+        if clock.handoff_us:
+            takes_kv = isinstance(submit.work, Generate) and submit.work.phase is Phase.DECODE
+            self._board.on_handoff("kv" if takes_kv else "ec", clock.handoff_us / 1e6)
         service_us = round((monotonic() - start_s) * 1e6)
         self._outbox.put(Outcome(submit.stream, result, service_us, clock.handoff_us))
 

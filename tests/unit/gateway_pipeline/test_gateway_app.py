@@ -254,8 +254,9 @@ async def test_a_served_request_is_counted(make_cluster):
     api = {"api": "chat_completions"}
     await until(lambda: cluster.metric("epd_requests_in_flight", **api) == 0)
     assert cluster.metric("epd_requests_total", status="2xx", **api) == 2
-    assert cluster.metric("epd_time_to_first_token_seconds_count", images="0", **api) == 1
-    assert cluster.metric("epd_time_per_output_token_seconds_count", **api) == 1
+    split = {"method": "EP-D", **api}
+    assert cluster.metric("epd_time_to_first_token_seconds_count", images="0", **split) == 1
+    assert cluster.metric("epd_time_per_output_token_seconds_count", **split) == 1
     assert cluster.metric("epd_request_duration_seconds_count", **api) == 2
     assert cluster.metric("epd_request_methods_total", method="EP-D") == 2
     assert cluster.metric("epd_accepted_total", images="0") == 2
@@ -263,7 +264,8 @@ async def test_a_served_request_is_counted(make_cluster):
     assert cluster.metric("epd_output_tokens_total", images="0") == 2 * DEFAULT_TOKENS
     assert cluster.metric("epd_worker_events_total") == 2 * DEFAULT_TOKENS
     for stage in ("prefill", "decode"):
-        assert cluster.metric("epd_stage_duration_seconds_count", stage=stage) == 2
+        of_stage = {"stage": stage, "role": stage}
+        assert cluster.metric("epd_stage_duration_seconds_count", **of_stage) == 2
 
 
 async def test_failures_are_counted_by_class(make_cluster):
