@@ -43,7 +43,7 @@ CLUSTER: dict[str, Any] = {
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_manifest_is_valid_in_every_kubernetes_we_support(version: str) -> None:
-    for values in (EVERYTHING, VARIANTS["namespaced"]):
+    for values in VARIANTS.values():
         for manifest in manifests(OPERATOR, values):
             if manifest["kind"] not in FOREIGN:
                 kubernetes_validate.validate(manifest, version, strict=True)
