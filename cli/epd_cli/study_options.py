@@ -84,7 +84,10 @@ def _add_traffic(command: argparse.ArgumentParser, scenario: str, *, rates: bool
     )
     command.add_argument("--seed", type=_whole, default=1, metavar="N", help="(%(default)s)")
     command.add_argument(
-        "--model", default="qwen3-vl-8b-h200", metavar="NAME", help="cost curves (%(default)s)"
+        "--model",
+        default="qwen3-vl-8b-h200",
+        metavar="NAME|FILE",
+        help="cost curves: one of --list, or a file of `epd profile` (%(default)s)",
     )
     command.add_argument(
         "--slower",

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from epd.api.curves import CurvesError, CurvesFile
 from epd.vocabulary import Method
 from epd_cli.failures import CommandError, UsageError
 from epd_sim.costs import H200_QWEN3_VL_8B, StageCosts
@@ -78,7 +79,7 @@ def setup_of(options: argparse.Namespace, slo: Slo) -> Setup:
     Raises:
         UsageError: Something is not known, or does not fit.
     """
-    costs = chosen(MODELS, options.model, "model")
+    costs = _costs(options.model)
     method = getattr(options, "method", Method.E_P_D)
     try:
         known = Method(method)
@@ -93,6 +94,16 @@ def setup_of(options: argparse.Namespace, slo: Slo) -> Setup:
         pods=options.pods,
         method=known,
     )
+
+
+def _costs(name: str) -> StageCosts:
+    """Return the costs of a model by name, or those of a curves file."""
+    if name.endswith((".yaml", ".yml")):
+        try:
+            return StageCosts.of(CurvesFile.read(Path(name)))
+        except CurvesError as error:
+            raise CommandError(str(error)) from None
+    return chosen(MODELS, name, "model")
 
 
 def chosen(table: Mapping[str, Entry], name: str, what: str) -> Entry:

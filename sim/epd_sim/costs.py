@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+from epd.api.curves import CurvesFile
 from epd.policy.curves import CostCurves
 from epd.policy.curves import Curve as PolicyCurve
 
@@ -62,6 +63,28 @@ class StageCosts:
     handoff_bytes_per_s: float
     kv_tokens: int
     ec_tokens: int
+
+    @classmethod
+    def of(cls, file: CurvesFile) -> "StageCosts":
+        """Return the costs that a curves file tells, its `time_scale` applied."""
+        handoff, capacity = file.handoff, file.capacity
+        costs = cls(
+            name=file.source,
+            encode_batch_ms=file.encode.batch_ms,
+            encode_floor_ms=0.0,
+            encode_image_ms=tuple(file.encode.image_ms),
+            prefill_ms=tuple(file.prefill_ms),
+            prefill_quadratic_ms=0.0,
+            decode_ms=tuple(file.decode_step.batch_ms),
+            decode_token_ms=file.decode_step.ms_per_1000_tokens / 1e3,
+            kv_bytes_per_token=handoff.kv_bytes_per_token,
+            ec_bytes_per_token=handoff.ec_bytes_per_token,
+            handoff_ms=handoff.fixed_ms * file.time_scale,
+            handoff_bytes_per_s=handoff.gib_per_s * 2**30 / (file.time_scale or 1.0),
+            kv_tokens=capacity.kv_tokens,
+            ec_tokens=capacity.ec_bytes // handoff.ec_bytes_per_token,
+        )
+        return costs if file.time_scale == 1 else costs.slowed(file.time_scale)
 
     def slowed(self, factor: float) -> "StageCosts":
         """Return the same curves with every computation `factor` times as long."""
@@ -149,21 +172,4 @@ class StageCosts:
         return [at(self.decode_ms, n) for n in range(_TABLE_SIZE)]
 
 
-H200_QWEN3_VL_8B: Final = StageCosts(
-    name="Qwen3-VL-8B, bf16, on H200",
-    # aiconfigurator-core 0.12.0 (vLLM 0.24 kernels), as the simulated engine has it in
-    # core/epd/api/default_curves.yaml: no CPU overhead, no preprocessing.
-    encode_batch_ms=1.4,
-    encode_floor_ms=0.0,
-    encode_image_ms=((196, 1.5), (1024, 11.8), (2040, 34.3)),
-    prefill_ms=((0, 4.0), (256, 7.7), (1024, 21.2), (4096, 90.2), (16384, 454.0)),
-    prefill_quadratic_ms=0.0,
-    decode_ms=((1, 5.1), (8, 5.1), (32, 5.5), (128, 6.7)),
-    decode_token_ms=0.000031,
-    kv_bytes_per_token=147_456,
-    ec_bytes_per_token=32_768,
-    handoff_ms=0.3,
-    handoff_bytes_per_s=20.0 * 2**30,
-    kv_tokens=400_000,
-    ec_tokens=131_072,
-)
+H200_QWEN3_VL_8B: Final = StageCosts.of(CurvesFile.read(None))

@@ -76,3 +76,16 @@ def test_what_cannot_be_simulated_is_refused_in_one_line(
     assert len(error.strip().splitlines()) == 1
     for word in words:
         assert word in error
+
+
+def test_a_curves_file_is_a_model_and_its_mistakes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "curves.yaml"
+    file.write_text("source: measured on a Tuesday\nprefill_ms: [[0, 1.0], [100, 2.0]]\n")
+    arguments = ["simulate", "smooth", "--policy", "elastic", *QUICK, "--model", str(file)]
+    assert main(arguments) == 0
+    assert "measured on a Tuesday" in capsys.readouterr().out
+    file.write_text("prefill_ms: [[100, 1.0], [0, 2.0]]\n")
+    assert main(arguments) == 1
+    assert "prefill_ms: the first numbers of the pairs must rise" in capsys.readouterr().err

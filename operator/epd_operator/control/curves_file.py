@@ -1,21 +1,13 @@
-"""Cost curves from a file, in the format of the simulated engine's (docs/simulator.md)."""
+"""Cost curves from a file (docs/simulator.md) as the policy knows them."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from epd.api.curves import DEFAULT_CURVES_FILE
+from epd.api.curves import CurvesFile
 from epd.api.names import EngineType
 from epd.api.v1alpha1 import EngineSpec
 from epd.policy.curves import CostCurves, Curve
 
 _GIB = 2**30
-
-
-class CurvesError(ValueError):
-    """A curves file cannot be used; the message is one line."""
 
 
 def curves_of_engine(engine: EngineSpec, *, read_file: bool) -> CostCurves | None:
@@ -33,63 +25,26 @@ def curves_of_engine(engine: EngineSpec, *, read_file: bool) -> CostCurves | Non
     chosen = engine.simulated and engine.simulated.cost_curves_file
     if chosen and not read_file:
         return None
-    defaults: Mapping[str, Any] = yaml.safe_load(DEFAULT_CURVES_FILE.read_bytes())
-    return read_curves(Path(chosen) if chosen else DEFAULT_CURVES_FILE, defaults)
+    return curves_of(CurvesFile.read(Path(chosen) if chosen else None))
 
 
-def read_curves(path: Path, defaults: Mapping[str, Any] | None = None) -> CostCurves:
-    """Return the curves in a YAML file.
-
-    Args:
-        path: The file.
-        defaults: Sections and values that the file may leave out.
-
-    Raises:
-        CurvesError: It cannot be read, or a part of it is missing or no number.
-    """
-    try:
-        tree = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise CurvesError(f"cost curves {path}: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise CurvesError(f"cost curves {path}: not YAML") from None
-    if not isinstance(tree, dict):
-        raise CurvesError(f"cost curves {path}: a mapping was expected")
-    try:
-        return curves_of(_merged(defaults or {}, tree), str(path))
-    except KeyError as error:
-        raise CurvesError(f"cost curves {path}: {error.args[0]} is missing") from None
-    except (TypeError, ValueError):
-        raise CurvesError(f"cost curves {path}: numbers were expected") from None
-
-
-def curves_of(tree: Mapping[str, Any], source: str) -> CostCurves:
-    """Return the curves that a whole tree describes, its `time_scale` applied."""
-    scale = float(tree.get("time_scale", 1.0))
-    encode, step, handoff = tree["encode"], tree["decode_step"], tree["handoff"]
+def curves_of(file: CurvesFile) -> CostCurves:
+    """Return the curves of a file, its `time_scale` applied."""
+    scale, handoff = file.time_scale, file.handoff
     return CostCurves(
-        source=source,
-        image_ms=_curve(encode["image_ms"], scale),
-        prefill_ms=_curve(tree["prefill_ms"], scale),
-        decode_ms=_curve(step["batch_ms"], scale),
-        encode_run_ms=encode["batch_ms"] * scale,
-        decode_token_ms=step["ms_per_1000_tokens"] / 1e3 * scale,
-        handoff_ms=handoff["fixed_ms"] * scale,
-        handoff_bytes_per_ms=handoff["gib_per_s"] * _GIB / 1e3 / (scale or 1.0),
-        kv_bytes_per_token=handoff["kv_bytes_per_token"],
-        ec_bytes_per_token=handoff["ec_bytes_per_token"],
-        kv_tokens=tree["capacity"]["kv_tokens"],
+        source=file.source,
+        image_ms=_curve(file.encode.image_ms, scale),
+        prefill_ms=_curve(file.prefill_ms, scale),
+        decode_ms=_curve(file.decode_step.batch_ms, scale),
+        encode_run_ms=file.encode.batch_ms * scale,
+        decode_token_ms=file.decode_step.ms_per_1000_tokens / 1e3 * scale,
+        handoff_ms=handoff.fixed_ms * scale,
+        handoff_bytes_per_ms=handoff.gib_per_s * _GIB / 1e3 / (scale or 1.0),
+        kv_bytes_per_token=handoff.kv_bytes_per_token,
+        ec_bytes_per_token=handoff.ec_bytes_per_token,
+        kv_tokens=file.capacity.kv_tokens,
     )
 
 
-def _curve(points: list[list[float]], scale: float) -> Curve:
-    return Curve(tuple((float(x), float(ms) * scale) for x, ms in points))
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        inner = merged.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        merged[key] = _merged(inner, value) if both and isinstance(inner, dict) else value
-    return merged
+def _curve(points: list[tuple[float, float]], scale: float) -> Curve:
+    return Curve(tuple((x, ms * scale) for x, ms in points))
