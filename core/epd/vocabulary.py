@@ -167,6 +167,9 @@ DEFAULT_PORTS: Final[Mapping[PortName, int]] = MappingProxyType(
     }
 )
 
+GATEWAY_TLS_PORT_NAME: Final = "https"
+"""Name of the gateway's port where it speaks TLS: what scrapes it, or proxies it, goes by that."""
+
 GATEWAY_ADMIN_PORT: Final = 8001
 """On a gateway pod's loopback: its admin routes and live view, reached by a port-forward."""
 

@@ -6,6 +6,7 @@ from epd.api.v1alpha1 import GatewayLimits
 from epd.vocabulary import (
     DEFAULT_PORTS,
     GATEWAY_ADMIN_PORT,
+    GATEWAY_TLS_PORT_NAME,
     WORKER_TLS_NAME,
     Component,
     PortName,
@@ -86,9 +87,10 @@ def _service(wanted: Wanted) -> Manifest:
             "selector": selector(wanted.key.name, Component.GATEWAY),
             "ports": [
                 {
-                    "name": PortName.GATEWAY_HTTP.value,
+                    "name": _port_name(wanted),
                     "port": wanted.spec.gateway.port,
-                    "targetPort": PortName.GATEWAY_HTTP.value,
+                    # By number: pods of before and after a change to TLS serve side by side.
+                    "targetPort": _PORT,
                     "protocol": "TCP",
                 }
             ],
@@ -143,7 +145,7 @@ def _container(wanted: Wanted) -> Manifest:
         "command": ["epd-gateway"],
         "args": _arguments(wanted),
         "env": [{"name": "HOME", "value": SCRATCH_PATH}],
-        "ports": [{"name": PortName.GATEWAY_HTTP.value, "containerPort": _PORT, "protocol": "TCP"}],
+        "ports": [{"name": _port_name(wanted), "containerPort": _PORT, "protocol": "TCP"}],
         "securityContext": container_security_context(),
         "volumeMounts": mounts,
         "startupProbe": _probe(wanted, "/health", period_s=1, failures=60),
@@ -163,10 +165,15 @@ def _secrets(wanted: Wanted) -> dict[str, tuple[str, str]]:
     return found
 
 
+def _port_name(wanted: Wanted) -> str:
+    has_tls = wanted.spec.gateway.tls_secret_name is not None
+    return GATEWAY_TLS_PORT_NAME if has_tls else PortName.GATEWAY_HTTP.value
+
+
 def _probe(wanted: Wanted, path: str, *, period_s: int, failures: int) -> Manifest:
     scheme = "HTTP" if wanted.spec.gateway.tls_secret_name is None else "HTTPS"
     return {
-        "httpGet": {"path": path, "port": PortName.GATEWAY_HTTP.value, "scheme": scheme},
+        "httpGet": {"path": path, "port": _port_name(wanted), "scheme": scheme},
         "periodSeconds": period_s,
         "timeoutSeconds": 5,
         "failureThreshold": failures,

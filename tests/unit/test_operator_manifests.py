@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from charts import OPERATOR
+from charts import manifests as rendered_chart
 from operator_world import IMAGES, manifest
 
 from epd.api.load import validate_cluster
@@ -144,6 +146,22 @@ def test_a_public_certificate_is_served_and_probed_by_https() -> None:
     assert made["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
     service = of_kind(cluster, Kind.SERVICE)["spec"]
     assert (service["type"], service["ports"][0]["port"]) == ("LoadBalancer", 443)
+
+
+@pytest.mark.parametrize("tls", [{}, {"tlsSecretName": "public"}], ids=["plain", "tls"])
+def test_the_charts_pod_monitor_scrapes_each_pod_once_as_it_speaks(tls: dict[str, str]) -> None:
+    cluster = wanted(gateway=tls)
+    values = {"metrics": {"podMonitor": {"enabled": True}}}
+    monitor = next(
+        each["spec"]
+        for each in rendered_chart(OPERATOR, values)
+        if each["kind"] == "PodMonitor" and each["metadata"]["name"] == "epd-clusters"
+    )
+    for scraped in (pod(cluster), of_kind(cluster, Kind.DEPLOYMENT)["spec"]["template"]):
+        ports = {port["name"] for port in container(scraped)["ports"]}
+        (found,) = (each for each in monitor["podMetricsEndpoints"] if each["port"] in ports)
+        speaks = container(scraped)["readinessProbe"]["httpGet"].get("scheme", "HTTP")
+        assert found.get("scheme", "http") == speaks.lower()
 
 
 def test_everything_belongs_to_its_cluster_and_goes_with_it() -> None:
