@@ -6,36 +6,14 @@ Label values are bounded: the allowed ones stand in `LABEL_VALUES`, except for n
 which only a worker's own metrics carry.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum, unique
 from types import MappingProxyType
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
-
+from epd.metric import Metric as Metric
+from epd.metric import MetricType as MetricType
+from epd.metric import Unit as Unit
+from epd.metric import instrument as instrument
 from epd.vocabulary import Component, Method, Role, Stage
-
-
-@unique
-class MetricType(StrEnum):
-    """The Prometheus types in use."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-@unique
-class Unit(StrEnum):
-    """What a value counts."""
-
-    SECONDS = "seconds"
-    BYTES = "bytes"
-    TOKENS = "tokens"
-    RATIO = "ratio"
-    COUNT = "count"
-
 
 TTFT_BUCKETS_S: Final = (
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0,
@@ -60,40 +38,6 @@ STEP_BUCKETS_S: Final = (
 
 CLUSTER_LABELS: Final = ("namespace", "epd_dev_cluster")
 """Which cluster a series is about, as the chart's PodMonitor labels those of its own pods."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        name: Full name in PromQL; a histogram adds `_bucket`, `_sum` and `_count`.
-        type: Counter, gauge or histogram.
-        unit: What a value counts.
-        component: The program that exports it.
-        help: One sentence.
-        labels: Names of its labels.
-        buckets: Upper bounds of a histogram, without infinity.
-    """
-
-    name: str
-    type: MetricType
-    unit: Unit
-    component: Component
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-
-def instrument(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
-    """Register `metric` and return its Prometheus object."""
-    if metric.type is MetricType.COUNTER:
-        return Counter(metric.name, metric.help, metric.labels, registry=registry)
-    if metric.type is MetricType.GAUGE:
-        return Gauge(metric.name, metric.help, metric.labels, registry=registry)
-    return Histogram(
-        metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
-    )
 
 
 def _counter(
@@ -256,6 +200,10 @@ PASSES: Final = _counter(_OPERATOR, "epd_operator_passes_total", "Passes over a 
 PASS_FAILURES: Final = _counter(
     _OPERATOR, "epd_operator_pass_failures_total", "Passes that were refused something or failed."
 )
+API_CALLS: Final = _counter(
+    _OPERATOR, "epd_operator_api_calls_total", "Calls to the API server; its watches do not count.",
+    "verb", "result",
+)  # fmt: skip
 LAST_TURN: Final = _gauge(
     _OPERATOR, "epd_operator_last_turn_timestamp_seconds", "When the main loop last turned.",
     unit=Unit.SECONDS,
@@ -382,6 +330,8 @@ LABEL_VALUES: Final = MappingProxyType(
         "state": ("ready", "unready"),
         "objective": ("ttft", "tpot", "all"),
         "verdict": ("met", "missed"),
+        "verb": ("get", "post", "patch", "delete"),
+        "result": ("ok", "gone", "conflict", "refused", "unavailable"),
         "certificate": ("authority", "leaf"),
         "from_role": tuple(Role),
         "to_role": tuple(Role),

@@ -76,6 +76,17 @@ def leaf_is_due(
     )
 
 
+def expiries(
+    authority: Mapping[str, Any] | None, leaf: Mapping[str, Any] | None
+) -> dict[str, datetime]:
+    """Return when the certificates in a cluster's Secrets end: `authority`, `leaf`."""
+    found = {
+        "authority": _first(_data(authority).get(AUTHORITIES, b"")),
+        "leaf": _first(_data(leaf).get(LEAF, b"")),
+    }
+    return {name: each.not_valid_after_utc for name, each in found.items() if each is not None}
+
+
 def new_authority(secret: Mapping[str, Any] | None, name: str, now: datetime) -> Manifest:
     """Return the data of an authority's Secret: a new one first, those still valid after it."""
     pair = _make_authority(name, now)

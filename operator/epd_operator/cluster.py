@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ PAGE_OBJECTS: Final = 500
 
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
+_RESULTS: Final[Mapping[type[ClusterCallError], str]] = {
+    GoneError: "gone",
+    ConflictError: "conflict",
+    AlreadyExistsError: "conflict",
+    RefusedError: "refused",
+}
 
 
 class ServerNotFoundError(Exception):
@@ -95,12 +102,17 @@ async def credentials_of(api: client.ApiClient) -> Credentials:
 
 
 class KubernetesCluster:
-    """A real API server."""
+    """A real API server.
+
+    Attributes:
+        calls: How many calls there were, by verb and result as `epd.telemetry` has them.
+    """
 
     def __init__(self, api: client.ApiClient, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Use a client that `connect` returned; it is closed with this object."""
         self._api = api
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self.calls: Counter[tuple[str, str]] = Counter()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -186,6 +198,26 @@ class KubernetesCluster:
         *,
         query: Sequence[tuple[str, Any]] = (),
         content_type: str = "application/json",
+    ) -> Manifest:
+        """Make a call and count it."""
+        result = "unavailable"
+        try:
+            answer = await self._ask(method, path, body, query, content_type)
+            result = "ok"
+        except ClusterCallError as error:
+            result = _RESULTS.get(type(error), result)
+            raise
+        finally:
+            self.calls[method.lower(), result] += 1
+        return answer
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Sequence[tuple[str, Any]],
+        content_type: str,
     ) -> Manifest:
         what = f"{method} {path}"
         try:

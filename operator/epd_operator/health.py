@@ -24,9 +24,14 @@ class Progress:
         self._turned_s = self._clock_s()
 
     @property
+    def since_turn_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return self._clock_s() - self._turned_s
+
+    @property
     def is_alive(self) -> bool:
         """The loop turned lately."""
-        return self._clock_s() - self._turned_s < STUCK_S
+        return self.since_turn_s < STUCK_S
 
 
 def probe_routes(progress: Progress) -> web.Application:

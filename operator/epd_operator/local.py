@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from prometheus_client import CollectorRegistry, start_http_server
+
 from epd.api import EPDCluster, initial_roles
 from epd.api.names import ControlMode
 from epd.vocabulary import Role
 from epd_operator import local_commands, local_ports, local_probe
+from epd_operator.control.metrics import ControlMetrics
 from epd_operator.control.scrape import ScrapedMetrics
 from epd_operator.local_commands import WORKER_HOST, GpuShare, Launch
 from epd_operator.local_control import LocalReporter, ToldPass, controller_of, window_s
@@ -25,6 +28,9 @@ from epd_operator.local_roster import RosterFile, RosterPod
 from epd_operator.local_state import LocalPod, PodState, RunningCluster, StateDirectory
 
 GATEWAY: Final = "gateway"
+LOCAL_NAMESPACE: Final = "local"
+"""What stands for a namespace in the metrics of a cluster on this machine."""
+
 NO_PORT: Final = 0
 POLL_INTERVAL_S: Final = 0.01
 GATEWAY_GRACE_S: Final = 6.0
@@ -168,6 +174,7 @@ class LocalCluster:
         self._roster = RosterFile(directory.roster_file)
         self._tasks: list[asyncio.Task[None]] = []
         self._control_task: asyncio.Task[None] | None = None
+        self._control_metrics_url = ""
         self._all_ready = asyncio.Event()
         self._gateway = GatewayKeeper(
             cluster, listen, directory.logs, directory.roster_file, self._changed
@@ -201,8 +208,11 @@ class LocalCluster:
         for task in done:
             task.result()
         if self._cluster.spec.control.mode is not ControlMode.OFF:
-            self._control_task = asyncio.create_task(self._control())
+            port = local_ports.free_block(1, WORKER_HOST)
+            self._control_metrics_url = f"http://{WORKER_HOST}:{port}/metrics"
+            self._control_task = asyncio.create_task(self._control(port))
             self._tasks.append(self._control_task)
+            self._directory.write(self.snapshot())
         return self.snapshot()
 
     async def watch(self) -> None:
@@ -238,11 +248,24 @@ class LocalCluster:
             gateway_process_id=self._gateway.process_id,
             gateway_url=self._gateway.url,
             admin_url=self._gateway.admin_url,
+            control_metrics_url=self._control_metrics_url,
             pods=tuple(worker.snapshot() for worker in self._workers),
         )
 
-    async def _control(self) -> None:
-        """Move roles with the traffic."""
+    async def _control(self, metrics_port: int) -> None:
+        """Move roles with the traffic, and tell of it at a port of this machine."""
+        registry = CollectorRegistry()
+        counted = ControlMetrics(registry)
+        server, thread = start_http_server(metrics_port, WORKER_HOST, registry)
+        try:
+            await self._control_loop(counted)
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            local_ports.release(metrics_port, 1)
+
+    async def _control_loop(self, counted: ControlMetrics) -> None:
         interval_s = self._cluster.spec.control.interval_seconds
         metrics = ScrapedMetrics(
             lambda: [f"{self._gateway.url}/metrics"],
@@ -252,8 +275,9 @@ class LocalCluster:
         reporter = LocalReporter(
             self._cluster.spec.control.mode, self._directory.control_file, self._tell
         )
+        noted = counted.reporter((LOCAL_NAMESPACE, self._cluster.metadata.name), reporter)
         controller = controller_of(
-            self._cluster, self._roster, lambda: self._gateway.admin_url, metrics, reporter
+            self._cluster, self._roster, lambda: self._gateway.admin_url, metrics, noted
         )
         await controller.run(interval_s)
 

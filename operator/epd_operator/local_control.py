@@ -15,7 +15,7 @@ from epd.vocabulary import Role
 from epd_operator import local_probe, local_state
 from epd_operator.control.curves_file import curves_of_engine
 from epd_operator.control.loop import Controller
-from epd_operator.control.ports import FleetPod, FlipRefused, Metrics, Pass
+from epd_operator.control.ports import FleetPod, FlipRefused, Metrics, Pass, Reporter
 from epd_operator.control.translate import aim_of
 from epd_operator.local_roster import RosterFile
 from epd_operator.local_state import LocalError
@@ -107,7 +107,7 @@ def controller_of(
     roster: RosterFile,
     admin_url: Callable[[], str],
     metrics: Metrics,
-    reporter: LocalReporter,
+    reporter: Reporter,
 ) -> Controller:
     """Return the loop of a cluster on this machine."""
     return Controller(

@@ -78,6 +78,7 @@ class RunningCluster(_Record):
         gateway_process_id: The gateway; None between two starts.
         gateway_url: Base of the OpenAI routes, without `/v1`.
         admin_url: Base of the gateway's admin routes.
+        control_metrics_url: Metrics of the control loop; empty where there is none.
         pods: The workers, in the order of the manifest.
     """
 
@@ -88,6 +89,7 @@ class RunningCluster(_Record):
     gateway_process_id: int | None
     gateway_url: str
     admin_url: str
+    control_metrics_url: str = ""
     pods: tuple[LocalPod, ...]
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from epd.api.load import validate_cluster
@@ -17,9 +18,11 @@ from epd.api.problems import ClusterError
 from epd.vocabulary import CLUSTER_LABEL, COMPONENT_LABEL, FINALIZER, Component, Role
 from epd_operator import conditions
 from epd_operator.actions import Patch, Steps
+from epd_operator.certificates import expiries
 from epd_operator.conditions import Found
 from epd_operator.enact import Enacted, enact
 from epd_operator.manifests_gateway import gateway_name
+from epd_operator.manifests_tls import authority_secret, leaf_secret
 from epd_operator.manifests_worker import revision_of
 from epd_operator.notes import tell
 from epd_operator.objects import Key, Kind, Manifest, Ref, is_controlled_by, labels_of
@@ -62,6 +65,7 @@ class Reconciler:
         images: The images of this release.
         may_write: False once another operator leads.
         names_taken: Pod names that others have, found out on the way.
+        tell_expiries: Told when the certificates of a cluster end; nothing: it is gone.
     """
 
     cluster: Cluster
@@ -70,6 +74,7 @@ class Reconciler:
     images: Images
     may_write: Callable[[], bool] = lambda: True
     names_taken: dict[Key, set[str]] = field(default_factory=dict)
+    tell_expiries: Callable[[Key, Mapping[str, datetime]], None] = lambda _key, _ends: None
 
     async def run(self, key: Key) -> Outcome:
         """Run one pass."""
@@ -77,6 +82,7 @@ class Reconciler:
             owner = await self.cluster.get(Ref(Kind.EPD_CLUSTER, key.namespace, key.name))
             if owner is None:
                 self.names_taken.pop(key, None)
+                self.tell_expiries(key, {})
                 return Outcome(look_again_s=0, is_gone=True)
             if owner["metadata"].get("deletionTimestamp") is not None:
                 return await self._end(owner)
@@ -94,6 +100,10 @@ class Reconciler:
         if FINALIZER not in (owner["metadata"].get("finalizers") or ()):
             return await self._hold(owner)
         world = await self._observe(wanted, owner)
+        authority, leaf = authority_secret(wanted), leaf_secret(wanted)
+        self.tell_expiries(
+            wanted.key, expiries(world.objects.get(authority), world.objects.get(leaf))
+        )
         steps = Steps()
         now = self.clock.now()
         plan_objects(wanted, world.objects, now, steps)

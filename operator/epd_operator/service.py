@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from epd_operator import cluster as kubernetes
 from epd_operator import health
 from epd_operator.control.loops import ControlLoops
+from epd_operator.control.metrics import ControlMetrics
 from epd_operator.handlers import Watch
 from epd_operator.health import Progress
 from epd_operator.lease import Lease
@@ -53,6 +54,7 @@ class Parts:
     session: aiohttp.ClientSession
     progress: Progress
     metrics: OperatorMetrics
+    control: ControlMetrics
 
 
 async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
@@ -67,7 +69,10 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
         server = await stack.enter_async_context(kubernetes.KubernetesCluster(api))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         registry = CollectorRegistry()
-        parts = Parts(settings, server, api, session, Progress(), OperatorMetrics(registry))
+        progress = Progress()
+        metrics = OperatorMetrics(registry, progress, server.calls)
+        control = ControlMetrics(registry)
+        parts = Parts(settings, server, api, session, progress, metrics, control)
         await stack.enter_async_context(_serving(settings, parts.progress, registry))
         ticker = asyncio.create_task(_tick(parts.progress))
         stack.callback(ticker.cancel)
@@ -98,9 +103,14 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
         clock=SystemClock(),
         images=parts.settings.images,
         may_write=may_write,
+        tell_expiries=parts.metrics.note_expiries,
     )
     loops = ControlLoops(
-        parts.cluster, reconciler.clock, parts.settings.prometheus_url, reconciler.may_write
+        parts.cluster,
+        reconciler.clock,
+        parts.settings.prometheus_url,
+        reconciler.may_write,
+        parts.control,
     )
 
     async def run_pass(key: Key) -> Outcome:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+
 from epd.api import EPDCluster
 from epd.api.load import validate_cluster
 from epd.api.names import ControlMode
@@ -16,6 +18,7 @@ from epd_operator.control import report
 from epd_operator.control.curves_file import curves_of_engine
 from epd_operator.control.kubernetes import PodFleet, PodMetrics
 from epd_operator.control.loop import Controller, Memory
+from epd_operator.control.metrics import ControlMetrics
 from epd_operator.control.ports import Metrics, Pass
 from epd_operator.control.prometheus import PrometheusMetrics
 from epd_operator.control.translate import Aim, aim_of
@@ -96,6 +99,7 @@ class ControlLoops:
         clock: Clock,
         prometheus_url: str = "",
         may_write: Callable[[], bool] = lambda: True,
+        counted: ControlMetrics | None = None,
     ) -> None:
         """Plan loops.
 
@@ -104,7 +108,9 @@ class ControlLoops:
             clock: The time.
             prometheus_url: Where metrics are; empty: pods are asked themselves.
             may_write: False once another operator leads.
+            counted: Notes the passes for Prometheus.
         """
+        self._counted = counted or ControlMetrics(CollectorRegistry())
         self._cluster = cluster
         self._clock = clock
         self._prometheus_url = prometheus_url
@@ -115,7 +121,11 @@ class ControlLoops:
         """Start the loop of a cluster, if it has none."""
         if key not in self._tasks:
             task = self._tasks[key] = asyncio.create_task(self._run(key))
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+            task.add_done_callback(lambda _: self._end(key))
+
+    def _end(self, key: Key) -> None:
+        self._tasks.pop(key, None)
+        self._counted.forget((key.namespace, key.name))
 
     async def close(self) -> None:
         """End all loops."""
@@ -140,6 +150,7 @@ class ControlLoops:
                     await self._pass(course, owner, spec)
                 else:
                     course = None
+                    self._counted.forget((key.namespace, key.name))
             except GoneError:
                 return
             except (ClusterCallError, ClusterError) as error:
@@ -169,10 +180,12 @@ class ControlLoops:
 
     async def _pass(self, course: _Course, owner: Manifest, spec: EPDCluster) -> None:
         mode = spec.spec.control.mode
+        metadata = owner["metadata"]
+        status = StatusReporter(self._cluster, owner, mode, course.aim.slo, self._clock)
         controller = Controller(
             fleet=course.fleet,
             metrics=course.metrics,
-            reporter=StatusReporter(self._cluster, owner, mode, course.aim.slo, self._clock),
+            reporter=self._counted.reporter((metadata["namespace"], metadata["name"]), status),
             clock=lambda: self._clock.now().timestamp(),
             aim=course.aim,
             mode=mode,
