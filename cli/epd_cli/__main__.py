@@ -19,6 +19,7 @@ examples:
   epd demo                                      see everything at once
   epd up -f examples/tiny.yaml                  run a cluster here until Ctrl-C
   epd status                                    its pods, their roles and load
+  epd top                                       the same at one look, anew each second
   epd chat --image photo.png "What is this?"    ask it, and see which pod did what
   epd flip tiny-2 encode-prefill                change the role of a running pod
   epd plan --rate 10                            how many pods, split how
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_up(commands)
     _add_status(commands)
+    _add_top(commands)
     _add_flip(commands)
     _add_chat(commands)
     _add_demo(commands)
@@ -126,6 +128,17 @@ def _add_status(commands: "Commands") -> None:
         "  epd status\n  epd status -o json | jq '.pods[].role'\n",
     )
     command.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    _add_cluster_choice(command)
+
+
+def _add_top(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "top",
+        "Show pods, stages, objective and decisions at one look, anew each second.",
+        "  epd top\n  epd top --once\n",
+    )
+    command.add_argument("--once", action="store_true", help="print plain text, once")
     _add_cluster_choice(command)
 
 

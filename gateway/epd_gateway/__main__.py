@@ -68,6 +68,7 @@ async def run(options: Options) -> None:
         key_file=options.api_key_file,
         admin_host=options.admin_host,
         admin_port=options.admin_port,
+        decision_file=options.decision_file,
         reuse_port=options.share_port,
     )
     async with serving as gateway:

@@ -17,6 +17,7 @@ class Options:
         settings: Limits, deadlines and intervals; the public address is in `settings.listen`.
         admin_host: Address of the admin listener.
         admin_port: Its port; None: there is no admin listener.
+        decision_file: Where the control loop writes its last pass, for the live view.
         roster_file: The file to follow; None: the roster comes from Kubernetes.
         kubernetes_cluster: Name of the `EPDCluster` whose pods to follow, else empty.
         namespace: Where that cluster is; empty: the namespace of the credentials.
@@ -30,6 +31,7 @@ class Options:
     settings: Settings
     admin_host: str
     admin_port: int | None
+    decision_file: Path | None
     roster_file: Path | None
     kubernetes_cluster: str
     namespace: str
@@ -63,6 +65,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         settings=settings,
         admin_host=admin[0],
         admin_port=admin[1],
+        decision_file=given.decision_file,
         roster_file=given.roster_file,
         kubernetes_cluster=given.kubernetes_cluster,
         namespace=given.namespace,
@@ -85,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         "--admin-listen",
         metavar="HOST:PORT",
         help="where operators look at requests and the roster; keep it on loopback",
+    )
+    parser.add_argument(
+        "--decision-file",
+        metavar="FILE",
+        type=Path,
+        help="what the control loop last decided, shown on the admin listener's /live",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--roster-file", metavar="FILE", type=Path, help="the roster to follow")

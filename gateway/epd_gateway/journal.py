@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from epd.vocabulary import Method, Stage
@@ -182,6 +183,10 @@ class Journal:
             _, oldest = self._by_response.popitem(last=False)
             if self._by_request.get(oldest.request_id) is oldest:
                 del self._by_request[oldest.request_id]
+
+    def newest(self, count: int) -> list[RequestRecord]:
+        """Return the last `count` requests, the newest first."""
+        return list(islice(reversed(self._by_response.values()), count))
 
     def find(self, identifier: str) -> RequestRecord | None:
         """Return the request with this response id or (the last one with this) request id."""

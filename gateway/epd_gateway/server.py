@@ -16,6 +16,8 @@ from epd_gateway.app import App
 from epd_gateway.followed_files import FollowedFiles
 from epd_gateway.http import HttpServer
 from epd_gateway.journal import Journal
+from epd_gateway.live_page import LivePage
+from epd_gateway.live_snapshot import LiveSnapshot
 from epd_gateway.media import MediaResolver
 from epd_gateway.metrics import GatewayMetrics, RosterCollector
 from epd_gateway.pipeline import Pipeline
@@ -55,6 +57,7 @@ async def running_gateway(
     key_file: Path | None = None,
     admin_host: str = "127.0.0.1",
     admin_port: int | None = None,
+    decision_file: Path | None = None,
     reuse_port: bool = False,
 ) -> AsyncIterator[Gateway]:
     """Run a gateway for the time of the block.
@@ -68,6 +71,7 @@ async def running_gateway(
         key_file: The keys of those who may use the API; None: everybody may.
         admin_host: Address of the admin listener.
         admin_port: Its port; None: no admin listener.
+        decision_file: What the control loop last decided, for the live view; None: not known.
         reuse_port: Share the public port with other processes.
 
     Raises:
@@ -85,12 +89,15 @@ async def running_gateway(
         stages = Stages(settings.deadlines, metrics)
         pipeline = Pipeline(roster, media, stages, settings, metrics)
         keys = ApiKeys.read(key_file, settings.keys)
-        app = App(roster, pipeline, metrics, Journal(), keys, settings.deadlines)
+        journal = Journal()
+        app = App(roster, pipeline, metrics, journal, keys, settings.deadlines)
         following = asyncio.create_task(roster.follow(source))
         stack.push_async_callback(_end, following)
         admin = None
         if admin_port is not None:
-            admin = HttpServer(app.admin(), settings.limits)
+            snapshot = LiveSnapshot(roster, journal, settings.slo, decision_file)
+            page = LivePage(snapshot, admin_host, anywhere=settings.live.anywhere)
+            admin = HttpServer(app.admin(page.routes()), settings.limits)
             await _listen(admin, admin_host, admin_port)
             stack.push_async_callback(admin.stop)
         public = HttpServer(app.public(), settings.limits)

@@ -242,6 +242,16 @@ class Slo(_Group):
     attainment_percent: float = Field(default=90.0, gt=0, le=100)
 
 
+class Live(_Group):
+    """The live view on the admin listener.
+
+    Attributes:
+        anywhere: Show it though that listener is not on loopback: whoever reaches it sees it.
+    """
+
+    anywhere: bool = False
+
+
 class Settings(_Group):
     """All settings of one gateway process."""
 
@@ -254,6 +264,7 @@ class Settings(_Group):
     kubernetes: KubernetesWatch = KubernetesWatch()
     retries: Retries = Retries()
     slo: Slo = Slo()
+    live: Live = Live()
 
     @classmethod
     def load(cls, arguments: Mapping[str, str], environment: Mapping[str, str]) -> "Settings":

@@ -13,6 +13,9 @@ from epd_operator.local_ports import WorkerPorts
 from epd_operator.objective import slo_settings
 
 WORKER_HOST: Final = "127.0.0.1"
+DECISION_FILE: Final = "control.json"
+"""The control loop's last pass, beside the roster."""
+
 GATEWAY_DRAIN_S: Final = 3.0
 """How long streams may go on after Ctrl-C."""
 
@@ -100,6 +103,7 @@ def gateway_launch(cluster: EPDCluster, listen: str, admin_listen: str, roster: 
     """Return how to start the gateway; both addresses are HOST:PORT."""
     command = [sys.executable, "-m", "epd_gateway", "--listen", listen]
     command += ["--admin-listen", admin_listen, "--roster-file", str(roster)]
+    command += ["--decision-file", str(roster.with_name(DECISION_FILE))]
     settings = {**gateway_settings(cluster.spec.gateway.limits), **slo_settings(cluster.spec.slo)}
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]

@@ -24,6 +24,9 @@ LEAST_WINDOW_S: Final = 10.0
 WINDOW_INTERVALS: Final = 4
 """The window of the rates, in intervals of the loop: long enough to smooth, short enough to act."""
 
+KEPT_FLIPS: Final = 8
+"""Passes that flipped something, kept with their reasons."""
+
 ToldPass = Callable[[Pass], None]
 
 
@@ -72,10 +75,15 @@ class LocalReporter:
         self._file = file
         self._tell = tell
         self._problem = ""
+        self._recent: list[dict[str, Any]] = []
 
     async def report(self, done: Pass) -> None:
         """Take note of a pass."""
         record = {"mode": self._mode, "time": datetime.now(UTC).isoformat(), **pass_json(done)}
+        if done.enacted:
+            why = {name: record[name] for name in ("time", "enacted", "reasons")}
+            self._recent = [why, *self._recent][:KEPT_FLIPS]
+        record["recent"] = self._recent
         await asyncio.to_thread(local_state.replace, self._file, json.dumps(record, indent=2))
         if done.enacted or (done.problem and done.problem != self._problem):
             self._tell(done)
