@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from epd.api import parse_cluster
 from epd_operator.local_commands import worker_launch
 from epd_operator.local_ports import WorkerPorts
+from epd_worker.engine.vllm_runtime import hub_commit
 
 pytestmark = pytest.mark.vllm
 
@@ -41,3 +43,16 @@ def test_the_models_revision_and_the_engines_arguments_reach_vllm() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, *own], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "some/model 1a2b3c 2048"
+
+
+def test_a_branch_of_the_hub_that_moved_is_another_model(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    (repository / "refs").mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        (repository / "refs" / "main").write_text(commit)
+        assert hub_commit("org/name", None, tmp_path) == commit
+        assert hub_commit("org/name", "main", tmp_path) == commit
+    assert hub_commit(str(tmp_path), None, tmp_path) is None

@@ -321,7 +321,7 @@ def _kv_bytes_per_token(config: Any) -> int:
 def _compatibility_hash(settings: EngineSettings, config: Any) -> str:
     """Hash all that two engines must share for EC and KV of one to mean the same in the other.
 
-    Model, revision, weights, dtype, block size, parallelism and engine version (DESIGN §3).
+    Model, commit, weights, dtype, block size, parallelism and engine version (DESIGN §3).
     """
     model = config.model_config
     weights = sorted(
@@ -331,6 +331,7 @@ def _compatibility_hash(settings: EngineSettings, config: Any) -> str:
         "architecture": model.hf_config.to_json_string(),
         "model": Path(settings.model).name if weights else settings.model,
         "revision": model.revision,
+        "commit": hub_commit(settings.model, model.revision),
         "weights": weights,
         "dtype": str(model.dtype),
         "kv_dtype": str(config.cache_config.cache_dtype),
@@ -340,3 +341,16 @@ def _compatibility_hash(settings: EngineSettings, config: Any) -> str:
         "vllm": _vllm_version(),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hub_commit(model: str, revision: str | None, cache: Path | None = None) -> str | None:
+    """Return the commit of a model as it was fetched from the hub; None for a folder.
+
+    A branch moves: a pod that starts tomorrow may hold other weights than those of today.
+    """
+    if Path(model).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json", cache, revision)
+    return Path(config).parent.name if isinstance(config, str) else None
