@@ -15,7 +15,7 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy figures clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
@@ -57,8 +57,9 @@ test-integration: env ## Run our programs against each other, and both engines' 
 test-e2e: env ## Run whole clusters as a user does.
 	$(PYTEST) tests/e2e
 
-demo: env ## A real Kubernetes, Helm, chats, flips under load. KEEP=1 leaves it up; LOCAL=1: processes.
-	@$(if $(LOCAL),.venv/bin/epd demo,$(PY) hack/demo_kubernetes.py) $(if $(KEEP),--keep)
+demo: env ## A real Kubernetes, Helm, chats, flips under load. KEEP=1 leaves it; LOCAL=1: processes; CLUSTER=mine: yours.
+	@$(if $(LOCAL),.venv/bin/epd demo,$(PY) hack/demo_kubernetes.py $(if $(filter mine,$(CLUSTER)),--mine) \
+		$(if $(HELM_VALUES),--values $(HELM_VALUES))) $(if $(FILE),-f $(FILE)) $(if $(KEEP),--keep)
 
 bench: env ## Measure; prints tables, writes build/bench/NAME.json.
 	$(PY) bench/run.py $(NAME)
@@ -69,6 +70,9 @@ bench-race: env ## Measure the gateway beside SMG and vllm-router, in one run.
 
 bench-policy: env ## Measure what placements and control decisions cost.
 	$(PY) bench/run.py policy
+
+bench-operator: env ## Measure the operator, and gateways that follow pods, on a real API server.
+	$(PY) bench/run.py operator
 
 figures: env ## Run the simulator's studies; writes build/figures/NAME.json and .png.
 	$(PY) bench/figures.py $(NAME)

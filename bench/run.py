@@ -24,6 +24,7 @@ MEASUREMENTS = {
     "handoff": "handoff",
     "encode_ways": "encode_ways",
     "policy": "policy",
+    "operator": "operator_bench",
 }
 EXPLICIT_ONLY = ("race",)
 """Needs programs that no other part of the project does: measured only when named."""
