@@ -30,6 +30,7 @@ from epd_gateway.calls import Call, Reason, Take, drop_event
 from epd_gateway.http_messages import log_defect
 
 _MAX_FRAME_BYTES: Final = 32 << 20
+_EVENTS_AT_ONCE: Final = 32
 _TOKEN_ID_BYTES: Final = 4
 
 
@@ -201,7 +202,7 @@ class Session:
                 frame = await self._rpc.read()
                 if frame is grpc.aio.EOF:
                     return
-                self.on_frame(frame)
+                await self.on_frame(frame)
         finally:
             self._closed = True
             if self._release_timer is not None:
@@ -211,13 +212,16 @@ class Session:
             # What broke the connection for the writer broke it for the reader, which tells.
             await asyncio.gather(writer, return_exceptions=True)
 
-    def on_frame(self, frame: WorkerFrame) -> None:
-        """Hand an engine step's events, then its outcomes, to their calls."""
-        now_s = monotonic()
-        self.heard_s = now_s
+    async def on_frame(self, frame: WorkerFrame) -> None:
+        """Hand an engine step's events, then its outcomes, to their calls.
+
+        A step of hundreds of streams takes milliseconds to pass on: what else has come meanwhile,
+        such as a new request or another worker's first token, does not wait for all of it.
+        """
+        self.heard_s = monotonic()
         self.frames_total += 1
         if frame.streams:
-            self._deliver(frame, now_s + self._idle_s)
+            await self._deliver(frame, self.heard_s + self._idle_s)
         for outcome in frame.outcomes:
             call = self._calls.pop(outcome.stream, None)
             if call is None:
@@ -226,13 +230,14 @@ class Session:
                 self._on_end(call)
                 call.finish(outcome)
 
-    def _deliver(self, frame: WorkerFrame, expires_s: float) -> None:
+    async def _deliver(self, frame: WorkerFrame, expires_s: float) -> None:
         payload, token_ids = frame.payload, frame.token_ids
         self.events_total += len(frame.streams)
         self.event_bytes_total += len(payload)
         find = self._calls.get
         start = first = 0
-        for stream, size, count in zip(frame.streams, frame.sizes, frame.token_counts, strict=True):
+        events = zip(frame.streams, frame.sizes, frame.token_counts, strict=True)
+        for number, (stream, size, count) in enumerate(events, 1):
             end = start + size
             last = first + _TOKEN_ID_BYTES * count
             call = find(stream)
@@ -244,6 +249,8 @@ class Session:
                     self._drop_broken(call, error)
             start = end
             first = last
+            if not number % _EVENTS_AT_ONCE:
+                await asyncio.sleep(0)
 
     def _drop_broken(self, call: Call, error: Exception) -> None:
         """End one call whose sink failed; the others of the frame must not suffer."""

@@ -84,10 +84,22 @@ async def test_a_step_is_cut_into_its_events(bench):
     events = {1: [], 2: []}
     calls = [bench.submit(take=lambda *event, n=n: events[n].append(event)) for n in (1, 2)]
     assert [call.stream for call in calls] == [1, 2]
-    bench.session.on_frame(WorkerFrame([2, 1, 2], [2, 0, 3], [1, 2, 0], b"abcde", ids(7, 8, 9)))
+    await bench.session.on_frame(
+        WorkerFrame([2, 1, 2], [2, 0, 3], [1, 2, 0], b"abcde", ids(7, 8, 9))
+    )
     assert events[2] == [(b"ab", ids(7)), (b"cde", b"")]
     assert events[1] == [(b"", ids(8, 9))]
     assert (bench.session.events_total, bench.session.event_bytes_total) == (3, 5)
+
+
+async def test_what_else_has_come_does_not_wait_for_a_whole_large_step(bench):
+    order = []
+    calls = [bench.submit(take=lambda *_: order.append("event")) for _ in range(100)]
+    streams = [call.stream for call in calls]
+    asyncio.get_running_loop().call_soon(order.append, "request")
+    await bench.session.on_frame(WorkerFrame(streams, [1] * 100, [0] * 100, b"x" * 100))
+    assert order.count("event") == 100
+    assert order.index("request") < 50
 
 
 async def test_events_come_before_the_outcome_of_their_frame(bench):
@@ -97,7 +109,7 @@ async def test_events_come_before_the_outcome_of_their_frame(bench):
         on_completed=lambda outcome: order.append("completed"),
     )
     outcome = Outcome(call.stream, Completed(1, 2))
-    bench.session.on_frame(WorkerFrame([1], [1], [0], b"x", b"", [outcome]))
+    await bench.session.on_frame(WorkerFrame([1], [1], [0], b"x", b"", [outcome]))
     assert order == [b"x", "completed"]
     assert await call.outcome() is outcome
     assert bench.ended == [call]
@@ -107,7 +119,7 @@ async def test_events_come_before_the_outcome_of_their_frame(bench):
 async def test_a_failure_is_raised_with_its_reason(bench):
     call = bench.submit()
     failure = Failure(FailureKind.REFUSED, "no", 400, b"{}")
-    bench.session.on_frame(WorkerFrame(outcomes=[Outcome(call.stream, failure)]))
+    await bench.session.on_frame(WorkerFrame(outcomes=[Outcome(call.stream, failure)]))
     with pytest.raises(CallFailed) as failed:
         await call.outcome()
     assert failed.value.reason is Reason.REFUSED
@@ -180,7 +192,7 @@ async def test_what_a_cancelled_call_produced_is_released(bench):
         Outcome(1, Prefilled(KvHandle("w", "h", "kv-1"))),
         Outcome(2, EcHandle("w", "h", "ec-1")),
     ]
-    bench.session.on_frame(WorkerFrame(outcomes=outcomes))
+    await bench.session.on_frame(WorkerFrame(outcomes=outcomes))
     await until(lambda: any(frame.release_kv for frame in bench.rpc.written))
     assert bench.rpc.written[-1].release_kv == ["kv-1"]
     assert bench.rpc.written[-1].release_ec == ["ec-1"]
@@ -204,7 +216,7 @@ async def test_releases_leave_alone_after_a_while(bench):
 
 async def test_events_of_unknown_streams_are_dropped(bench):
     bench.submit()
-    bench.session.on_frame(WorkerFrame([9, 1], [1, 1], [0, 0], b"ab"))
+    await bench.session.on_frame(WorkerFrame([9, 1], [1, 1], [0, 0], b"ab"))
     assert bench.events == [(b"b", b"")]
 
 
@@ -214,7 +226,7 @@ async def test_a_sink_that_breaks_ends_its_own_call_only(bench):
 
     bad, good = bench.submit(take=broken), bench.submit()
     await bench.turn()
-    bench.session.on_frame(WorkerFrame([1, 2], [1, 1], [0, 0], b"ab"))
+    await bench.session.on_frame(WorkerFrame([1, 2], [1, 1], [0, 0], b"ab"))
     assert bench.events == [(b"b", b"")]
     with pytest.raises(CallFailed) as failed:
         await bad.outcome()
@@ -238,7 +250,7 @@ async def test_calls_out_of_time_fail_and_are_cancelled(bench):
 
 async def test_an_event_gives_a_call_time_until_the_next(bench):
     call = bench.submit(first_s=5.0)
-    bench.session.on_frame(WorkerFrame([1], [0], [1], b"", ids(1)))
+    await bench.session.on_frame(WorkerFrame([1], [0], [1], b"", ids(1)))
     assert bench.session.expire(call.started_s + 29) == []
     assert bench.session.expire(call.started_s + 31) == [call]
 
