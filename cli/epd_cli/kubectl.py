@@ -64,8 +64,11 @@ class Kubectl:
 
     def become(self, arguments: Sequence[str]) -> NoReturn:
         """Go on as kubectl itself: its output, its signals, its exit status."""
-        words = [self.program, *self.flags, *arguments, *self._in_namespace()]
-        os.execvp(self.program, words)  # noqa: S606 - no shell is what we want
+        os.execvp(self.program, self.words(arguments))  # noqa: S606 - no shell is what we want
+
+    def words(self, arguments: Sequence[str]) -> list[str]:
+        """Return the whole command line of a kubectl that does this."""
+        return [self.program, *self.flags, *arguments, *self._in_namespace()]
 
     def _where(self) -> Sequence[str]:
         return ["--all-namespaces"] if self.everywhere else self._in_namespace()

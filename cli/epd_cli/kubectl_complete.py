@@ -15,7 +15,7 @@ from epd_cli.kubectl import Kubectl
 from epd_cli.kubectl_epd import CLUSTERS
 
 NO_FILES: Final = ":4"
-_COMMANDS: Final = ("status", "roles", "flip", "explain", "logs")
+_COMMANDS: Final = ("status", "top", "roles", "flip", "explain", "logs")
 _FLAGS: Final = ("--namespace", "--all-namespaces", "--output", "--context", "--kubeconfig")
 _WITH_VALUE: Final = {"-n", "--namespace", "-o", "--output", "--context", "--kubeconfig", "--tail"}
 _CHOICES: Final = {

@@ -23,6 +23,7 @@ from epd.vocabulary import (
     Role,
     Stage,
 )
+from epd_cli import kubectl_top
 from epd_cli.__main__ import Parser
 from epd_cli.failures import FAILURES, CommandError, UsageError, status_of
 from epd_cli.kubectl import Kubectl
@@ -46,6 +47,7 @@ examples:
   kubectl epd roles demo                         its pods and their roles
   kubectl epd flip demo-worker-1 encode-prefill  nothing restarts, no stream is dropped
   kubectl epd explain demo                       why the split is as it is
+  kubectl epd top demo                           all of it at one look, anew each second
   kubectl epd logs demo --role decode -f
 """
 
@@ -81,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
     flip.add_argument("role", metavar="ROLE", help=", ".join(Role))
     explain = add("explain", "Say why a cluster's split is as it is.", shown)
     explain.add_argument("cluster", metavar="CLUSTER")
+    top = add("top", "Show pods, stages, objective and decisions, anew each second.")
+    top.add_argument("cluster", metavar="CLUSTER")
+    top.add_argument("--once", action="store_true", help="print plain text, once")
     logs = add("logs", "Show the logs of a cluster's pods, as kubectl logs does.")
     logs.add_argument("cluster", metavar="CLUSTER")
     logs.add_argument("--component", choices=("worker", "gateway"), default="worker")
@@ -184,8 +189,14 @@ def _logs(kubectl: Kubectl, options: argparse.Namespace) -> None:
     kubectl.become([*arguments, *(["--follow"] if options.follow else [])])
 
 
+def _top(kubectl: Kubectl, options: argparse.Namespace) -> None:
+    selector = _selector(options.cluster, Component.GATEWAY)
+    kubectl_top.top(kubectl, CLUSTERS, options.cluster, selector, once=options.once)
+
+
 _COMMANDS: Final = {
     "status": _status, "roles": _roles, "flip": _flip, "explain": _explain, "logs": _logs,
+    "top": _top,
 }  # fmt: skip
 
 

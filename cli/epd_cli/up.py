@@ -112,12 +112,14 @@ def banner(cluster: RunningCluster, plan: Plan, took_s: float) -> str:
   pods      {pods}
   metrics   {url}/metrics
   admin     {cluster.admin_url}/roster, {cluster.admin_url}/requests/ID
+  live      {cluster.admin_url}/live
   logs      {plan.directory.logs}
 
 Try it from another terminal:
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'
   {epd} chat{chosen} --image photo.png "What is this?"
+  {epd} top{chosen}
   {epd} status{chosen}
   {epd} flip{chosen} {other} prefill
 Ctrl-C ends it.

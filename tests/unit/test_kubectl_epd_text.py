@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from epd.vocabulary import DRAINING, Role
-from epd_cli import kubectl_epd
+from epd_cli import kubectl_epd, kubectl_top
 from epd_cli.failures import CommandError
 from epd_cli.kubectl_complete import suggestions
 from epd_cli.kubectl_view import (
@@ -136,7 +136,7 @@ class NamesOnly:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["status", "roles", "flip", "explain", "logs"]),
+        ([""], ["status", "top", "roles", "flip", "explain", "logs"]),
         (["f"], ["flip"]),
         (["flip", ""], ["demo-1", "demo-2"]),
         (["flip", "-n", "prod", ""], ["demo-1", "demo-2"]),
@@ -176,3 +176,39 @@ def test_without_kubectl_it_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     assert kubectl_epd.main(["status"]) == 1
     assert capsys.readouterr().err == "kubectl epd status: kubectl is not on PATH\n"
+
+
+def test_the_screen_of_top_has_the_operators_decision_and_its_flips():
+    def event(second, message, reason="Flipped", uid="u"):
+        at = f"2026-01-01T00:00:{second:02}Z"
+        return {
+            "reason": reason, "message": message, "lastTimestamp": at,
+            "involvedObject": {"uid": uid}, "metadata": {"creationTimestamp": at},
+        }  # fmt: skip
+
+    owner = {
+        "metadata": {"uid": "u"},
+        "spec": {"control": {"mode": "Active"}},
+        "status": {
+            "roles": [{"name": "Decode", "desired": 2, "ready": 1}],
+            "lastDecision": {
+                "time": "2026-01-01T00:00:09Z", "reason": "Cooldown", "message": "Demand a; Slo b",
+            },
+        },
+    }  # fmt: skip
+    events = [
+        event(5, "w-0: prefill becomes decode: Demand decode: demand_pods=2; TTFT"),
+        event(7, "w-1: encode becomes decode: why"),
+        event(8, "w-2: encode becomes decode: why", uid="another"),
+        event(8, "something else", reason="Scaled"),
+    ]
+    control = kubectl_top.control_of(owner, events)
+    assert control is not None
+    assert (control["hold"], control["desired"]) == ("Cooldown", {"Decode": 2})
+    assert control["reasons"] == ["Demand a", "Slo b"]
+    assert [made["enacted"][0]["pod"] for made in control["recent"]] == ["w-1", "w-0"]
+    assert control["recent"][1]["reasons"] == ["Demand decode: demand_pods=2", "TTFT"]
+
+
+def test_top_has_no_decision_before_the_first():
+    assert kubectl_top.control_of({"metadata": {"uid": "u"}, "spec": {}}, []) is None
