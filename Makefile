@@ -37,11 +37,13 @@ lint: env ## Check style, types, arrows between packages, sizes and generated fi
 	$(PY) hack/gen_stubs.py --check
 	$(PY) hack/gen_crds.py --check
 	$(PY) hack/gen_charts.py --check
+	$(PY) hack/gen_monitoring.py --check
 
 gen: env ## Generate the Python stubs of worker.proto, and crds/ from the models.
 	$(PY) hack/gen_stubs.py
 	$(PY) hack/gen_crds.py
 	$(PY) hack/gen_charts.py
+	$(PY) hack/gen_monitoring.py
 
 test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 

@@ -144,6 +144,16 @@ def expressions_of_alerts():
     return [rule["expr"] for group in groups for rule in group["rules"]]
 
 
+def test_alerts_lead_to_the_runbooks_wherever_they_lie():
+    values = {"metrics": {"prometheusRule": {"enabled": True, "runbooks": "https://x/books/"}}}
+    groups = only(manifests(OPERATOR, values), "PrometheusRule")["spec"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert rules
+    for rule in rules:
+        wanted = f"https://x/books/{rule['alert']}.md"
+        assert rule["annotations"]["runbook_url"] == wanted
+
+
 def expressions_of_dashboards():
     data = only(manifests(OPERATOR, EVERYTHING), "ConfigMap")["data"]
     panels = [panel for text in data.values() for panel in json.loads(text)["panels"]]

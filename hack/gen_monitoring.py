@@ -1,0 +1,65 @@
+"""Write rules and dashboards, made from `epd.telemetry`, or with `--check` compare them."""
+
+import sys
+from pathlib import Path
+
+import yaml
+from monitoring.rules import CONTROL_ALERTS, RECORDINGS, SERVICE_ALERTS, Alert
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ROOT / "charts" / "epd" / "rules" / "epd.yaml"
+HEADER = """\
+# Rules for Prometheus, as they are: `promtool check rules` takes this file, and the chart puts it
+# into a PrometheusRule. Made by `make gen` from hack/monitoring/rules.py, not by hand.
+"""
+
+
+def alert_rule(alert: Alert) -> dict[str, object]:
+    """Return an alert as Prometheus has it."""
+    return {
+        "alert": alert.name,
+        "expr": alert.expr,
+        "for": alert.hold,
+        "labels": {"severity": alert.severity.value},
+        "annotations": {
+            "summary": alert.summary,
+            "description": alert.description,
+            "runbook_url": f"docs/runbooks/{alert.name}.md",
+        },
+    }
+
+
+def rules_text() -> str:
+    """Return the rules file."""
+    groups = [
+        {
+            "name": "epd-records",
+            "rules": [{"record": each.record, "expr": each.expr} for each in RECORDINGS],
+        },
+        {"name": "epd-service", "rules": [alert_rule(each) for each in SERVICE_ALERTS]},
+        {"name": "epd-control", "rules": [alert_rule(each) for each in CONTROL_ALERTS]},
+    ]
+    return HEADER + yaml.safe_dump({"groups": groups}, sort_keys=False, width=100)
+
+
+def files() -> dict[Path, str]:
+    """Return every generated file with what it must hold."""
+    return {RULES: rules_text()}
+
+
+def main(arguments: list[str]) -> int:
+    """Write or compare; return the exit status."""
+    for path, text in files().items():
+        shown = path.relative_to(ROOT)
+        if arguments != ["--check"]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"{shown} is not what it is made from; run `make gen`")
+            return 1
+        print(shown if arguments != ["--check"] else f"{shown}: up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What watches a cluster, made from `epd.telemetry`: rules, alerts, dashboards, pictures."""

@@ -1,0 +1,72 @@
+"""What watches a cluster: rules and dashboards are as generated, and lead to runbooks."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from gen_monitoring import RULES, files
+from monitoring.rules import ALERTS, RECORDINGS
+
+from epd import telemetry
+from epd_cli.kubectl_epd import parser
+
+ROOT = Path(__file__).parents[2]
+RUNBOOKS = ROOT / "docs" / "runbooks"
+HEADINGS = ["## What it means", "## How to look", "## What to do"]
+SERIES = re.compile(r"\bepd_(?!dev_)\w+")
+SUFFIXES = ("", "_bucket", "_sum", "_count")
+KNOWN = {metric.name + suffix for metric in telemetry.METRICS for suffix in SUFFIXES}
+
+NAMES = [alert.name for alert in ALERTS]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_what_is_generated_is_up_to_date(path):
+    assert path.read_text() == files()[path], "run `make gen`"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=NAMES)
+def test_an_alert_says_how_bad_it_is_what_is_wrong_and_where_to_read_on(alert):
+    rules = {
+        rule["alert"]: rule
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    rule = rules[alert.name]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"]["summary"].endswith(".")
+    assert (ROOT / rule["annotations"]["runbook_url"]).is_file()
+
+
+def test_every_runbook_belongs_to_an_alert_and_is_listed():
+    pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
+    assert pages == set(NAMES)
+    index = (RUNBOOKS / "README.md").read_text()
+    assert [name for name in NAMES if f"[{name}]({name}.md)" not in index] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_says_what_it_means_how_to_look_and_what_to_do(name):
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    assert re.findall(r"^## .*", text, re.MULTILINE) == HEADINGS
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (RUNBOOKS / link).is_file(), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_commands_in_a_runbook_exist(name):
+    (block,) = re.findall(r"```sh\n(.*?)```", (RUNBOOKS / f"{name}.md").read_text(), re.DOTALL)
+    for line in block.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "kubectl"
+        if words[0] == "epd":
+            assert parser().parse_args(words[1:]).command == words[1]
+
+
+def test_rules_ask_for_series_that_exist():
+    asked = {name for each in (*RECORDINGS, *ALERTS) for name in SERIES.findall(each.expr)}
+    assert asked
+    assert asked <= KNOWN
