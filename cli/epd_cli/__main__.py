@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_flip(commands)
     _add_chat(commands)
     _add_demo(commands)
+    _add_profile(commands)
     study_options.add_simulate(
         _command(
             commands,
@@ -187,6 +188,28 @@ def _add_demo(commands: "Commands") -> None:
     )
     command.add_argument("--keep", action="store_true", help="leave the cluster up until Ctrl-C")
     _add_listening(command)
+
+
+def _add_profile(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "profile",
+        "Measure what the stages cost on a live worker; write the curves for epd simulate.",
+        "  epd profile tiny-0 -o tiny.yaml\n  epd profile 10.0.0.7:9000 -o h200.yaml\n"
+        "  epd simulate smooth --model h200.yaml\n\n"
+        "Prompts and pictures are drawn at random, so that no cache helps. The worker should\n"
+        "have nothing else to do.\n",
+    )
+    command.add_argument(
+        "worker", metavar="POD|HOST:PORT", help="a pod of epd status, or where a worker listens"
+    )
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="the curves file")
+    command.add_argument(
+        "--repeats", type=_count, default=5, metavar="N", help="of each size (%(default)s)"
+    )
+    command.add_argument("--quick", action="store_true", help="the smaller sizes only")
+    command.add_argument("--seed", type=int, default=1, metavar="N", help="(%(default)s)")
+    _add_cluster_choice(command)
 
 
 def _port(text: str) -> int:
