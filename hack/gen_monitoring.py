@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 import yaml
+from monitoring.boards import BOARDS
+from monitoring.grafana import dashboard_text
 from monitoring.rules import CONTROL_ALERTS, RECORDINGS, SERVICE_ALERTS, Alert
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "charts" / "epd" / "rules" / "epd.yaml"
+DASHBOARDS = (ROOT / "dashboards", ROOT / "charts" / "epd" / "dashboards")
 HEADER = """\
 # Rules for Prometheus, as they are: `promtool check rules` takes this file, and the chart puts it
 # into a PrometheusRule. Made by `make gen` from hack/monitoring/rules.py, not by hand.
@@ -44,7 +47,12 @@ def rules_text() -> str:
 
 def files() -> dict[Path, str]:
     """Return every generated file with what it must hold."""
-    return {RULES: rules_text()}
+    wanted = {RULES: rules_text()}
+    for board in BOARDS:
+        text = dashboard_text(board)
+        # Helm reads nothing outside a chart.
+        wanted |= {folder / f"{board.uid}.json": text for folder in DASHBOARDS}
+    return wanted
 
 
 def main(arguments: list[str]) -> int:

@@ -22,9 +22,9 @@ def rate(metric: Metric, window: str, matchers: str = "", suffix: str = "") -> s
     return f"rate({series(metric, matchers, suffix)}[{window}])"
 
 
-def increase(metric: Metric, window: str, matchers: str = "") -> str:
+def increase(metric: Metric, window: str, matchers: str = "", suffix: str = "") -> str:
     """Return by how much a counter grew in a window."""
-    return f"increase({series(metric, matchers)}[{window}])"
+    return f"increase({series(metric, matchers, suffix)}[{window}])"
 
 
 def quantile(share: float, metric: Metric, window: str, matchers: str = "", *by: str) -> str:

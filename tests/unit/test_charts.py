@@ -154,10 +154,31 @@ def test_alerts_lead_to_the_runbooks_wherever_they_lie():
         assert rule["annotations"]["runbook_url"] == wanted
 
 
+def dashboards():
+    """Return what the ConfigMaps with dashboards hold."""
+    maps = [o for o in manifests(OPERATOR, EVERYTHING) if o["kind"] == "ConfigMap"]
+    return [json.loads(text) for each in maps for text in each["data"].values()]
+
+
+def test_every_dashboard_is_a_config_map_that_the_sidecar_finds():
+    values = {
+        "dashboards": {"enabled": True},
+        "metrics": {"prometheusRule": {"runbooks": "https://x/books"}},
+    }
+    maps = [o for o in manifests(OPERATOR, values) if o["kind"] == "ConfigMap"]
+    shipped = {name: text for each in maps for name, text in each["data"].items()}
+    files = {path.name: path.read_text() for path in (ROOT / "dashboards").glob("*.json")}
+    assert len(files) == 5
+    assert shipped.keys() == files.keys()
+    for name, text in files.items():
+        wanted = text.replace('"docs/runbooks/', '"https://x/books/')
+        assert json.loads(shipped[name]) == json.loads(wanted)
+    assert {each["metadata"]["labels"]["grafana_dashboard"] for each in maps} == {"1"}
+
+
 def expressions_of_dashboards():
-    data = only(manifests(OPERATOR, EVERYTHING), "ConfigMap")["data"]
-    panels = [panel for text in data.values() for panel in json.loads(text)["panels"]]
-    return [target["expr"] for panel in panels for target in panel["targets"]]
+    panels = [panel for board in dashboards() for panel in board["panels"]]
+    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
 
 
 @pytest.mark.parametrize("expressions", [expressions_of_alerts, expressions_of_dashboards])

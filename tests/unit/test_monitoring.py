@@ -1,12 +1,15 @@
 """What watches a cluster: rules and dashboards are as generated, and lead to runbooks."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import yaml
-from gen_monitoring import RULES, files
+from gen_monitoring import DASHBOARDS, RULES, files
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from monitoring.boards import BOARDS
 from monitoring.rules import ALERTS, RECORDINGS
 
 from epd import telemetry
@@ -70,3 +73,43 @@ def test_rules_ask_for_series_that_exist():
     asked = {name for each in (*RECORDINGS, *ALERTS) for name in SERIES.findall(each.expr)}
     assert asked
     assert asked <= KNOWN
+
+
+def documents():
+    return [json.loads((DASHBOARDS[0] / f"{board.uid}.json").read_text()) for board in BOARDS]
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda document: document["uid"])
+def test_a_dashboard_is_one_by_the_types_of_grafanas_own_sdk(document):
+    read = Dashboard.from_json(document)
+    assert read.title == document["title"]
+    assert len(read.panels) == len(document["panels"])
+    variables = [each["name"] for each in document["templating"]["list"]]
+    assert variables == ["datasource", "namespace", "model", "cluster", "role"]
+    numbers = [panel["id"] for panel in document["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_every_panel_says_what_it_shows_and_leads_to_runbooks_that_exist(board):
+    titles = [panel.title for panel in board.panels]
+    assert len(set(titles)) == len(titles)
+    for panel in board.panels:
+        assert panel.description.endswith(".")
+        assert panel.unit
+        assert panel.queries
+        assert set(panel.runbooks) <= set(NAMES)
+        for query in panel.queries:
+            assert set(SERIES.findall(query.expr)) <= KNOWN
+            assert query.expr.count("(") == query.expr.count(")")
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_a_row_of_panels_fills_the_boards_width(board):
+    for title, panels in board.rows:
+        assert sum(panel.width for panel in panels) % 24 == 0, title
+
+
+def test_every_alert_is_explained_by_a_panel():
+    explained = {name for board in BOARDS for panel in board.panels for name in panel.runbooks}
+    assert set(NAMES) - explained == set()
