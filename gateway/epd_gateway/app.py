@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
+from epd.tracing import Tracing, trace_id_of, valid_traceparent
 from epd.vocabulary import Method
 from epd.wire.messages import Api
 from epd_gateway.access import ApiKeys, KeyUse
@@ -37,6 +38,7 @@ from epd_gateway.metrics import (
 )
 from epd_gateway.openai import CHAT_PATH, COMPLETIONS_PATH, Envelope, read_envelope
 from epd_gateway.pipeline import Pipeline
+from epd_gateway.request_trace import RequestTrace
 from epd_gateway.roster import Roster
 from epd_gateway.settings import Deadlines
 
@@ -93,8 +95,10 @@ class App:
         journal: Journal,
         keys: ApiKeys,
         deadlines: Deadlines,
+        tracing: Tracing | None = None,
     ) -> None:
-        """Bind to the parts."""
+        """Bind to the parts; without `tracing` no spans are made."""
+        self._tracing = tracing
         self._roster = roster
         self._pipeline = pipeline
         self._metrics = metrics
@@ -176,7 +180,16 @@ class App:
         self._require_model(envelope)
         if envelope.images:
             self._require_room_for_images(envelope)
+        traceparent = headers.get(b"traceparent", "")
+        if traceparent:
+            traceparent = valid_traceparent(traceparent)
+        trace = None
         trace_id = os.urandom(16).hex()
+        if self._tracing is not None:
+            trace = RequestTrace(self._tracing, traceparent, API_NAMES[api], request.id)
+            if not traceparent:  # the response's id then finds the trace
+                trace_id = trace_id_of(trace.traceparent)
+            traceparent = trace.traceparent
         record = RequestRecord(
             request.id, _ID_PREFIX[api] + trace_id, API_NAMES[api], arrived_s, int(time.time())
         )
@@ -190,6 +203,8 @@ class App:
             trace_id,
             self._roster.next_turn(),
             arrived_s + self._request_s,
+            traceparent,
+            trace,
         )
 
     def _require_model(self, envelope: Envelope) -> None:
@@ -225,6 +240,8 @@ class App:
         record.status = status
         record.ended_s = monotonic()
         record.first_token_s = answer.first_token_s
+        if context.trace is not None:
+            context.trace.conclude(record)
         method = record.method
         if status >= 500:
             metrics.goodput.fail("1+" if context.envelope.images else "0")

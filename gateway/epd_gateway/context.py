@@ -9,6 +9,7 @@ from epd_gateway.http import ResponseWriter
 from epd_gateway.journal import RequestRecord
 from epd_gateway.media import Image
 from epd_gateway.openai import Envelope
+from epd_gateway.request_trace import RequestTrace
 from epd_gateway.workers import Worker
 
 
@@ -73,6 +74,8 @@ class RequestContext:
         answer: Takes events, writes them out.
         record: What the journal keeps.
         trace_id: What workers log it under; unique, unlike the client's own id.
+        traceparent: W3C name of the span that it belongs to; empty where there are no traces.
+        trace: Its spans; None where traces are off.
         turn: Breaks the ties of its placements.
         limit_s: Monotonic time by which it must be done.
         images: Its images in the order of their references, repeats included.
@@ -99,7 +102,9 @@ class RequestContext:
         "reencoded",
         "replays",
         "response",
+        "trace",
         "trace_id",
+        "traceparent",
         "turn",
     )
 
@@ -112,12 +117,16 @@ class RequestContext:
         trace_id: str,
         turn: int,
         limit_s: float,
+        traceparent: str = "",
+        trace: RequestTrace | None = None,
     ) -> None:
         self.envelope = envelope
         self.response = response
         self.answer = answer
         self.record = record
         self.trace_id = trace_id
+        self.traceparent = traceparent
+        self.trace = trace
         self.turn = turn
         self.limit_s = limit_s
         self.images: tuple[DistinctImage, ...] = ()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import platform
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import grpc
 
+from epd.tracing import start_tracing
+from epd.vocabulary import Component
 from epd_gateway.access import ApiKeys, read_keys
 from epd_gateway.app import App
 from epd_gateway.followed_files import FollowedFiles
@@ -90,7 +93,10 @@ async def running_gateway(
         pipeline = Pipeline(roster, media, stages, settings, metrics)
         keys = ApiKeys.read(key_file, settings.keys)
         journal = Journal()
-        app = App(roster, pipeline, metrics, journal, keys, settings.deadlines)
+        tracing = start_tracing(Component.GATEWAY, platform.node())
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        app = App(roster, pipeline, metrics, journal, keys, settings.deadlines, tracing)
         following = asyncio.create_task(roster.follow(source))
         stack.push_async_callback(_end, following)
         admin = None

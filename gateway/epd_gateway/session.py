@@ -125,6 +125,7 @@ class Session:
         take: Take = drop_event,
         limit_s: float = math.inf,
         on_completed: Callable[[Outcome], None] | None = None,
+        traceparent: str = "",
     ) -> Call:
         """Start a call.
 
@@ -136,6 +137,7 @@ class Session:
             take: Where events go.
             limit_s: Monotonic time by which the call must be done.
             on_completed: See `Call`.
+            traceparent: W3C name of the span that the work belongs to; empty: none.
         """
         self._last_stream += 1
         now_s = monotonic()
@@ -151,7 +153,7 @@ class Session:
             on_completed=on_completed,
         )
         self._calls[call.stream] = call
-        self._submits.append(Submit(call.stream, request_id, work))
+        self._submits.append(Submit(call.stream, request_id, work, traceparent=traceparent))
         self._wake.set()
         return call
 

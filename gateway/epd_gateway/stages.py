@@ -5,6 +5,7 @@ A stage here is one attempt on one pod; whether to try again, and where, is `pip
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -37,12 +38,18 @@ _FIRST_STAGE: Final = {
 class StageRun:
     """One attempt at one stage, under way."""
 
-    __slots__ = ("_metrics", "_role", "_stage_started_s", "call", "record", "worker")
+    __slots__ = ("_end", "_metrics", "_role", "_stage_started_s", "call", "record", "worker")
 
     def __init__(
-        self, worker: Worker, call: Call, record: StageRecord, metrics: GatewayMetrics
+        self,
+        worker: Worker,
+        call: Call,
+        record: StageRecord,
+        metrics: GatewayMetrics,
+        on_end: Callable[[StageRecord], None] | None = None,
     ) -> None:
-        """Follow `call` on `worker`, and write `record`."""
+        """Follow `call` on `worker`, write `record`, and tell `on_end` of it in the end."""
+        self._end = on_end
         self.worker = worker
         self.call = call
         self.record = record
@@ -69,9 +76,11 @@ class StageRun:
         except CallFailed as failure:
             record.failure = failure.reason
             metrics.failures[failure.stage, failure.reason].inc()
+            self._ended()
             raise
         except asyncio.CancelledError:
             record.failure = "cancelled"
+            self._ended()
             raise
         finally:
             now_s = record.ended_s = monotonic()
@@ -83,7 +92,12 @@ class StageRun:
         if outcome.handoff_us:
             kind = "kv" if record.phase is Phase.DECODE else "ec"
             metrics.handoff[kind].observe(outcome.handoff_us / 1e6)
+        self._ended()
         return outcome
+
+    def _ended(self) -> None:
+        if self._end is not None:
+            self._end(self.record)
 
     def _observe_duration(self, now_s: float) -> None:
         duration = self._metrics.stage_duration[self.call.stage, self._role]
@@ -114,6 +128,8 @@ class Stages:
                 image.keep(Embedding(outcome.result, worker, incarnation))
                 self._metrics.image_tokens.inc(outcome.result.tokens)
 
+        attempt = 1 + len(image.failed_on)
+        span = _begin_span(context, Stage.ENCODE, worker, attempt, overflow=overflow)
         call = worker.submit(
             Encode(Image(source.data, source.media_type), context.envelope.processor_options),
             Stage.ENCODE,
@@ -121,9 +137,9 @@ class Stages:
             first_s=self._deadlines.encode_s,
             limit_s=context.limit_s,
             on_completed=adopt,
+            traceparent=span,
         )
-        attempt = 1 + len(image.failed_on)
-        return self._follow(context, worker, call, None, attempt=attempt, overflow=overflow)
+        return self._follow(context, worker, call, None, span, attempt=attempt, overflow=overflow)
 
     def generate(
         self,
@@ -162,6 +178,16 @@ class Stages:
             elif isinstance(outcome.result, Prefilled):
                 context.kv = (worker, outcome.result.kv)
 
+        attempt = 1 + context.failures + context.replays
+        name = "prefill+decode" if phase is Phase.WHOLE else _FIRST_STAGE[phase]
+        span = _begin_span(
+            context,
+            name,
+            worker,
+            attempt,
+            overflow=overflow,
+            replay=phase is Phase.DECODE and kv is None,
+        )
         call = worker.submit(
             work,
             _FIRST_STAGE[phase],
@@ -170,9 +196,9 @@ class Stages:
             take=answer.take,
             limit_s=context.limit_s,
             on_completed=settle,
+            traceparent=span,
         )
-        attempt = 1 + context.failures + context.replays
-        run = self._follow(context, worker, call, phase, attempt=attempt, overflow=overflow)
+        run = self._follow(context, worker, call, phase, span, attempt=attempt, overflow=overflow)
         answer.attach(call, self._when_first_token_comes(context, run, phase))
         return run
 
@@ -204,6 +230,7 @@ class Stages:
         worker: Worker,
         call: Call,
         phase: Phase | None,
+        span: str,
         *,
         attempt: int,
         overflow: bool,
@@ -216,7 +243,24 @@ class Stages:
         self._metrics.placements[call.stage].inc()
         if overflow:
             self._metrics.overflows[call.stage].inc()
-        return StageRun(worker, call, record, self._metrics)
+        trace = context.trace
+        on_end = None if trace is None else partial(trace.end, span)
+        return StageRun(worker, call, record, self._metrics, on_end)
+
+
+def _begin_span(
+    context: RequestContext,
+    name: str,
+    worker: Worker,
+    attempt: int,
+    *,
+    overflow: bool,
+    replay: bool = False,
+) -> str:
+    """Return what a call's worker gets as `traceparent`: a span of its own, where there are any."""
+    if context.trace is None:
+        return context.traceparent
+    return context.trace.begin(name, worker.name, attempt=attempt, overflow=overflow, replay=replay)
 
 
 def wire_images(

@@ -178,6 +178,7 @@ class Worker:
         take: Take = drop_event,
         limit_s: float = float("inf"),
         on_completed: Callable[[Outcome], None] | None = None,
+        traceparent: str = "",
     ) -> Call:
         """Start a call; see `Session.submit`.
 
@@ -195,6 +196,7 @@ class Worker:
             take=take,
             limit_s=limit_s,
             on_completed=on_completed,
+            traceparent=traceparent,
         )
 
     def advance(self, call: Call, stage: Stage) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import grpc.aio
 
-from epd.vocabulary import Env
+from epd.tracing import start_tracing
+from epd.vocabulary import Component, Env
 from epd.wire.messages import FailureKind
 from epd.wire.service import SERVER_OPTIONS, add_worker_service
 from epd_worker.engine import Engine, EngineDescription, EngineError
@@ -55,7 +56,8 @@ async def run(settings: WorkerSettings) -> None:
     """
     signals = StopSignals()
     engine = _make_engine(settings.engine_type, settings.engine)
-    service = WorkerService(engine, _unloaded(settings), settings.name)
+    tracing = start_tracing(Component.WORKER, settings.name)
+    service = WorkerService(engine, _unloaded(settings), settings.name, tracing)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     add_worker_service(server, service)
     health = Health(server)
@@ -83,6 +85,8 @@ async def run(settings: WorkerSettings) -> None:
         await server.stop(_CALLS_END_S)
         await engine.close()
         metrics.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
         probes.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc.aio
 
+from epd.tracing import Tracing
 from epd.wire.messages import Description, Failure, FailureKind, GatewayFrame, Load
 from epd_worker.engine import Engine, EngineDescription, EngineLoad
 from epd_worker.load import LoadBoard
@@ -29,8 +30,15 @@ class WorkerService:
         board: Counts its work.
     """
 
-    def __init__(self, engine: Engine, expected: EngineDescription, worker_id: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        expected: EngineDescription,
+        worker_id: str,
+        tracing: Tracing | None = None,
+    ) -> None:
         """Bind to an engine; `expected` describes it until it can do so itself."""
+        self._tracing = tracing
         self._engine = engine
         self._engine_description = expected
         self._worker_id = worker_id
@@ -126,7 +134,7 @@ class WorkerService:
 
     async def session(self, frames: AsyncIterator[GatewayFrame], context: Any) -> None:
         """Serve one gateway until either side ends the call."""
-        session = Session(self._engine, self._board, lambda: self._refusal)
+        session = Session(self._engine, self._board, lambda: self._refusal, self._tracing)
         self._sessions.add(session)
         reader = asyncio.create_task(_read(frames, session))
         writer = asyncio.create_task(session.write_frames(context.write))

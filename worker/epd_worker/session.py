@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
+from epd.tracing import Tracing
 from epd.vocabulary import Stage
 from epd.wire.messages import (
     Completed,
@@ -28,6 +29,7 @@ from epd.wire.messages import (
 )
 from epd_worker.engine import Emit, Engine, EngineError, StageClock
 from epd_worker.load import LoadBoard
+from epd_worker.work_span import WorkSpan
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +106,21 @@ class Session:
     """The streams of one gateway on this worker."""
 
     def __init__(
-        self, engine: Engine, board: LoadBoard, refuse: Callable[[], Failure | None]
+        self,
+        engine: Engine,
+        board: LoadBoard,
+        refuse: Callable[[], Failure | None],
+        tracing: Tracing | None = None,
     ) -> None:
-        """Bind to the engine. `refuse` says why no new work is taken; None while it is."""
+        """Bind to the engine.
+
+        Args:
+            engine: Does the work.
+            board: Counts it.
+            refuse: Says why no new work is taken; None while it is.
+            tracing: Makes spans of it; None: nobody wants any.
+        """
+        self._tracing = tracing
         self._engine = engine
         self._board = board
         self._refuse = refuse
@@ -187,11 +201,14 @@ class Session:
         progress = _Progress(self._board, submit.work)
         clock = StageClock()
         start_s = monotonic()
+        span = self._begin_span(submit)
         result: EcHandle | Prefilled | Completed | Failure
         try:
             result = done = await self._work(submit, progress, clock)
         except asyncio.CancelledError:
             progress.visit.cancel()
+            if span is not None:
+                span.end(clock.handoff_us, "cancelled")
             raise
         except EngineError as error:
             progress.visit.fail()
@@ -201,6 +218,8 @@ class Session:
             result = _unexpected(submit.request_id, error)
         else:
             progress.finish(done, clock)
+        if span is not None:
+            span.end(clock.handoff_us, _failure_of(result))
         if self._streams.pop(submit.stream, None) is None:
             self._release_result(result)  # cancelled too late for the engine to notice
             return
@@ -209,6 +228,11 @@ class Session:
             self._board.on_handoff("kv" if takes_kv else "ec", clock.handoff_us / 1e6)
         service_us = round((monotonic() - start_s) * 1e6)
         self._outbox.put(Outcome(submit.stream, result, service_us, clock.handoff_us))
+
+    def _begin_span(self, submit: Submit) -> WorkSpan | None:
+        if self._tracing is None or not submit.traceparent:
+            return None
+        return WorkSpan(self._tracing, submit)
 
     def _work(
         self, submit: Submit, progress: _Progress, clock: StageClock
@@ -252,6 +276,10 @@ class Session:
         task = asyncio.create_task(release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
+
+
+def _failure_of(result: EcHandle | Prefilled | Completed | Failure) -> str:
+    return result.kind.name.lower() if isinstance(result, Failure) else ""
 
 
 def _unexpected(request_id: str, error: Exception) -> Failure:

@@ -126,6 +126,7 @@ def _submit_to_pb(submit: m.Submit) -> pb.Submit:
         stream=submit.stream,
         request_id=submit.request_id,
         priority=submit.priority,
+        traceparent=submit.traceparent,
         encode=_encode_to_pb(work) if isinstance(work, m.Encode) else None,
         generate=_generate_to_pb(work) if isinstance(work, m.Generate) else None,
     )
@@ -174,7 +175,7 @@ def _submit_from_pb(message: pb.Submit) -> m.Submit:
         )
     else:
         raise ValueError(f"submit {message.stream} holds no work")
-    return m.Submit(message.stream, message.request_id, work, message.priority)
+    return m.Submit(message.stream, message.request_id, work, message.priority, message.traceparent)
 
 
 def encode_gateway_frame(frame: m.GatewayFrame) -> bytes:

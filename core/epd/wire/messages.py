@@ -110,12 +110,16 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """One piece of work under a stream number that the gateway chose."""
+    """One piece of work under a stream number that the gateway chose.
+
+    `traceparent` (W3C) names the span that it belongs to; empty: none.
+    """
 
     stream: int
     request_id: str
     work: Encode | Generate
     priority: int = 0
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,18 +213,20 @@ class Generate(_message.Message):
     def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., api: _Optional[_Union[Api, str]] = ..., body: _Optional[bytes] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., stream: _Optional[bool] = ..., http_chunks: _Optional[bool] = ..., response_id: _Optional[str] = ..., created_s: _Optional[int] = ..., kv: _Optional[_Union[KvHandle, _Mapping]] = ..., rendered: _Optional[bytes] = ..., emitted_token_ids: _Optional[bytes] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("stream", "request_id", "priority", "encode", "generate")
+    __slots__ = ("stream", "request_id", "priority", "encode", "generate", "traceparent")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ENCODE_FIELD_NUMBER: _ClassVar[int]
     GENERATE_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     stream: int
     request_id: str
     priority: int
     encode: Encode
     generate: Generate
-    def __init__(self, stream: _Optional[int] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., encode: _Optional[_Union[Encode, _Mapping]] = ..., generate: _Optional[_Union[Generate, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, stream: _Optional[int] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., encode: _Optional[_Union[Encode, _Mapping]] = ..., generate: _Optional[_Union[Generate, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Release(_message.Message):
     __slots__ = ("kv_identifiers", "ec_identifiers")

@@ -1,0 +1,81 @@
+"""The spans of one request: its own, and one for each call of a stage.
+
+Only made where traces are on; what is off costs a comparison.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from epd.tracing import Tracing, traceparent_of
+from epd_gateway.journal import RequestRecord, StageRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+_FIRST_FAILURE_STATUS: Final = 500
+
+
+class RequestTrace:
+    """The spans of a request that is being served.
+
+    Attributes:
+        traceparent: Names the request's own span.
+    """
+
+    __slots__ = ("_open", "_root", "_tracing", "traceparent")
+
+    def __init__(self, tracing: Tracing, parent: str, api: str, request_id: str) -> None:
+        """Begin the request's span, below `parent` if the client named one."""
+        self._tracing = tracing
+        self._root = tracing.begin(
+            api, parent, outward=False, attributes={"epd.request_id": request_id}
+        )
+        self._open: dict[str, Span] = {}
+        self.traceparent = traceparent_of(self._root)
+
+    def begin(self, stage: str, pod: str, *, attempt: int, overflow: bool, replay: bool) -> str:
+        """Begin the span of a call on a pod; return the `traceparent` that goes along."""
+        span = self._tracing.begin(
+            stage,
+            self.traceparent,
+            outward=True,
+            attributes={
+                "epd.stage": stage,
+                "epd.pod": pod,
+                "epd.attempt": attempt,
+                "epd.overflow": overflow,
+                "epd.replay": replay,
+            },
+        )
+        name = traceparent_of(span)
+        self._open[name] = span
+        return name
+
+    def end(self, name: str, record: StageRecord | None, failure: str = "") -> None:
+        """End the span that `begin` named, as `record` tells; harmless if it has ended."""
+        span = self._open.pop(name, None)
+        if span is None:
+            return
+        if record is not None:
+            span.set_attribute("epd.service_ms", record.service_us / 1e3)
+            span.set_attribute("epd.handoff_ms", record.handoff_us / 1e3)
+            failure = failure or record.failure
+        if failure:
+            self._tracing.fail(span, failure)
+        span.end()
+
+    def conclude(self, record: RequestRecord) -> None:
+        """End everything that is left, and the request's span."""
+        for name in list(self._open):
+            self.end(name, None, "cancelled")
+        span = self._root
+        span.set_attribute("http.response.status_code", record.status)
+        span.set_attribute("epd.response_id", record.response_id)
+        span.set_attribute("epd.images", record.images)
+        span.set_attribute("gen_ai.usage.input_tokens", record.prompt_tokens)
+        span.set_attribute("gen_ai.usage.output_tokens", record.output_tokens)
+        if record.first_token_s is not None:
+            ttft_ms = 1e3 * (record.first_token_s - record.arrived_s)
+            span.set_attribute("epd.ttft_ms", round(ttft_ms, 3))
+        if record.status >= _FIRST_FAILURE_STATUS:
+            self._tracing.fail(span, str(record.status))
+        span.end()
