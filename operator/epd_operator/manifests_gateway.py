@@ -12,6 +12,7 @@ from epd.vocabulary import (
     PortName,
 )
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
+from epd_operator.node_loss import node_loss_tolerations
 from epd_operator.objective import slo_settings
 from epd_operator.objects import Kind, Manifest
 from epd_operator.pod_security import (
@@ -128,6 +129,7 @@ def _template(wanted: Wanted) -> Manifest:
             "securityContext": pod_security_context(),
             "containers": [_container(wanted)],
             "volumes": volumes,
+            "tolerations": node_loss_tolerations(),
         },
     }
     return merged(base, wanted.spec.gateway.pod_template.manifest)

@@ -15,6 +15,7 @@ from epd.vocabulary import (
 )
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
 from epd_operator.model_source import ModelFiles, model_files
+from epd_operator.node_loss import node_loss_tolerations
 from epd_operator.objects import Kind, Manifest, digest
 from epd_operator.pod_security import (
     SCRATCH_PATH,
@@ -32,9 +33,6 @@ WORKER_GRACE_S: Final = 30
 
 START_PATIENCE_S: Final = 900
 """How long a worker may take before it first answers: Python, torch and the engine's import."""
-
-NODE_LOST_S: Final = 30
-"""How long a pod stays bound to a node that has gone silent; Kubernetes' own answer is 300."""
 
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own network
 _PORTS: Final = (
@@ -64,15 +62,7 @@ def worker_template(wanted: Wanted) -> Manifest:
                 tls_volume(wanted),
                 *model.volumes,
             ],
-            "tolerations": [
-                {
-                    "key": f"node.kubernetes.io/{trouble}",
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": NODE_LOST_S,
-                }
-                for trouble in ("not-ready", "unreachable")
-            ],
+            "tolerations": node_loss_tolerations(),
         },
     }
     return merged(base, wanted.spec.pod_template.manifest)

@@ -64,7 +64,8 @@ def _object(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any
 
 def _list(field: str, ours: list[Any], theirs: list[Any]) -> list[Any]:
     if field in _ADDED:
-        return [*ours, *(item for item in theirs if item not in ours)]
+        # Of several that fit a taint the first counts, as for how long: the user's.
+        return [*theirs, *(item for item in ours if item not in theirs)]
     keys = _KEYS.get(field)
     if keys is None or not all(isinstance(item, Mapping) for item in [*ours, *theirs]):
         return list(theirs)

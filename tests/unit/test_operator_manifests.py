@@ -12,6 +12,7 @@ from epd.vocabulary import Role
 from epd_operator.manifests_gateway import gateway_objects
 from epd_operator.manifests_policy import policy_objects
 from epd_operator.manifests_worker import revision_of, worker_pod
+from epd_operator.node_loss import NODE_LOST_S
 from epd_operator.objects import Kind, Manifest, covers
 from epd_operator.pod_template import merged
 from epd_operator.wanted import Wanted
@@ -164,6 +165,15 @@ def test_the_charts_pod_monitor_scrapes_each_pod_once_as_it_speaks(tls: dict[str
         assert found.get("scheme", "http") == speaks.lower()
 
 
+def test_no_pod_stays_bound_to_a_silent_node_unless_the_user_says_so() -> None:
+    patient = {"key": "node.kubernetes.io/unreachable", "operator": "Exists"}
+    cluster = wanted(podTemplate={"spec": {"tolerations": [patient]}})
+    gateways = of_kind(cluster, Kind.DEPLOYMENT)["spec"]["template"]["spec"]["tolerations"]
+    assert {each["tolerationSeconds"] for each in gateways} == {NODE_LOST_S}
+    # The first that fits a taint is the one that counts.
+    assert pod(cluster)["spec"]["tolerations"] == [patient, *gateways]
+
+
 def test_everything_belongs_to_its_cluster_and_goes_with_it() -> None:
     cluster = wanted()
     for each in (*gateway_objects(cluster), *policy_objects(cluster), pod(cluster)):
@@ -196,7 +206,7 @@ BASE: Manifest = {
         (
             {"tolerations": [{"key": "theirs"}]},
             ("tolerations",),
-            [{"key": "ours"}, {"key": "theirs"}],
+            [{"key": "theirs"}, {"key": "ours"}],
         ),
         (
             {"containers": [{"name": "worker", "env": [{"name": "B", "value": "2"}]}]},
