@@ -196,13 +196,26 @@ def _add_profile(commands: "Commands") -> None:
         "profile",
         "Measure what the stages cost on a live worker; write the curves for epd simulate.",
         "  epd profile tiny-0 -o tiny.yaml\n  epd profile 10.0.0.7:9000 -o h200.yaml\n"
-        "  epd simulate smooth --model h200.yaml\n\n"
+        "  epd simulate smooth --model h200.yaml\n"
+        "  epd profile --from aiconfigurator --model Qwen/Qwen3-VL-8B-Instruct --gpu b200 "
+        "-o b200.yaml\n\n"
         "Prompts and pictures are drawn at random, so that no cache helps. The worker should\n"
         "have nothing else to do.\n",
     )
     command.add_argument(
-        "worker", metavar="POD|HOST:PORT", help="a pod of epd status, or where a worker listens"
+        "worker",
+        nargs="?",
+        metavar="POD|HOST:PORT",
+        help="a pod of epd status, or where a worker listens",
     )
+    command.add_argument(
+        "--from",
+        dest="source",
+        choices=("aiconfigurator",),
+        help="NVIDIA's measured kernel times instead of a worker; needs no GPU",
+    )
+    command.add_argument("--model", metavar="NAME", help="for --from: as on Hugging Face")
+    command.add_argument("--gpu", metavar="GPU", help="for --from: h100, h200, b200, h100_pcie, …")
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="the curves file")
     command.add_argument(
         "--repeats", type=_count, default=5, metavar="N", help="of each size (%(default)s)"

@@ -15,8 +15,9 @@ from rich.progress import Progress
 from epd.api.curves import CurvesFile
 from epd.wire.messages import Description
 from epd_cli.connect import chosen_cluster
-from epd_cli.failures import CommandError
+from epd_cli.failures import CommandError, UsageError
 from epd_cli.profile_fit import Fit, Measured, Residual, fit
+from epd_cli.profile_kernels import Sizes, kernels
 from epd_cli.profile_worker import Probe, probing
 from epd_cli.study_traffic import bar
 from epd_cli.tables import print_table
@@ -34,6 +35,10 @@ QUICK_BATCHES: Final = 2
 
 def run(options: argparse.Namespace) -> int:
     """Measure, fit, show how well it fits, and write the curves file."""
+    if options.source:
+        return _from_kernels(options)
+    if not options.worker:
+        raise UsageError("which worker? name a pod, HOST:PORT, or --from aiconfigurator")
     address = options.worker if ":" in options.worker else _address_of_pod(options)
     with bar(1, quiet=False) as progress:
         measured, description = asyncio.run(_measure(address, options, progress))
@@ -42,6 +47,27 @@ def run(options: argparse.Namespace) -> int:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     source = f"{description.model} ({description.engine}), epd profile of a live worker, {now}"
     tree = {"source": source, **fitted.sections, **_facts(description, measured)}
+    write_curves(Path(options.output), tree)
+    return 0
+
+
+def _from_kernels(options: argparse.Namespace) -> int:
+    """Make the curves of NVIDIA's kernel times, which needs no GPU."""
+    if not (options.model and options.gpu) or options.worker:
+        raise UsageError("--from aiconfigurator takes --model and --gpu, and no worker")
+    sizes = Sizes(PROMPTS, _between(PROMPTS), BATCHES, CONTEXTS, PICTURES, PICTURES_AT_ONCE)
+    found = kernels(options.model, options.gpu, sizes)
+    fitted = fit(found.measured)
+    _show(fitted)
+    capacity: dict[str, Any] = {"kv_tokens": found.kv_tokens}
+    if not found.has_images:
+        capacity["max_images"] = 0
+    tree = {
+        "source": found.source,
+        **fitted.sections,
+        "handoff": _handoff(found.measured),
+        "capacity": capacity,
+    }
     write_curves(Path(options.output), tree)
     return 0
 
@@ -83,7 +109,7 @@ async def _measure(
         what = probe.description
         longest = max(2, what.max_model_len - 2 * STEPS)
         prompts = _up_to(PROMPTS[:QUICK] if options.quick else PROMPTS, longest)
-        between = [round(sqrt(a * b)) for a, b in pairwise(prompts)]
+        between = _between(prompts)
         pictures = PICTURES if what.max_images else ()
         batches = BATCHES[:QUICK_BATCHES] if options.quick else BATCHES
         progress.update(
@@ -128,13 +154,9 @@ def _up_to(sizes: Sequence[int], most: int) -> Sequence[int]:
 
 def _facts(what: Description, measured: Measured) -> dict[str, Any]:
     """Return the sections that are told by the worker, not measured."""
-    bytes_per_token = {
-        "kv_bytes_per_token": measured.kv_bytes_per_token,
-        "ec_bytes_per_token": measured.ec_bytes_per_token,
-    }
     kv_tokens = what.kv_capacity_tokens or what.max_model_len
     return {
-        "handoff": {name: value for name, value in bytes_per_token.items() if value},
+        "handoff": _handoff(measured),
         "capacity": {
             "context_tokens": min(what.max_model_len, kv_tokens),
             "kv_tokens": kv_tokens,
@@ -142,6 +164,19 @@ def _facts(what: Description, measured: Measured) -> dict[str, Any]:
             "pixels_once": what.pixels_once,
         },
     }
+
+
+def _handoff(measured: Measured) -> dict[str, int]:
+    sizes = {
+        "kv_bytes_per_token": measured.kv_bytes_per_token,
+        "ec_bytes_per_token": measured.ec_bytes_per_token,
+    }
+    return {name: size for name, size in sizes.items() if size}
+
+
+def _between(sizes: Sequence[int]) -> list[int]:
+    """Return the sizes half way, as ratios go."""
+    return [round(sqrt(a * b)) for a, b in pairwise(sizes)]
 
 
 def _show(fitted: Fit) -> None:

@@ -1,9 +1,14 @@
 """From measurements to a curves file."""
 
+from pathlib import Path
+
 import pytest
 
+from epd.api.curves import CurvesFile
 from epd.policy.curves import Curve
+from epd_cli.__main__ import main
 from epd_cli.profile_fit import Fit, Measured, fit
+from epd_sim.costs import StageCosts
 
 SIZES = (64, 256, 1024, 4096)
 
@@ -50,3 +55,56 @@ def test_reading_contexts_is_told_apart_from_the_batch():
 def test_noise_that_would_make_a_part_negative_leaves_that_part_out():
     found = fit(measured(decode=[(1, 64.0, 6.0), (1, 1024.0, 5.0)]))
     assert found.sections["decode_step"] == {"batch_ms": [[1, 5.5]], "ms_per_1000_tokens": 0.0}
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])
+def test_the_curves_of_the_examples_can_be_read_and_say_where_they_come_from(gpu):
+    file = Path(__file__).parents[2] / f"examples/curves/qwen3-vl-8b-{gpu}.yaml"
+    costs = StageCosts.of(CurvesFile.read(file))
+    assert f"on {gpu}_sxm: kernel times" in costs.name
+    assert costs.encode_run_ms([1024]) < costs.encode_run_ms([2040])
+
+
+def test_the_shipped_curves_are_those_of_an_h200():
+    file = Path(__file__).parents[2] / "examples/curves/qwen3-vl-8b-h200.yaml"
+    example, shipped = StageCosts.of(CurvesFile.read(file)), StageCosts.of(CurvesFile.read(None))
+    for tokens in (256, 1024, 4096):
+        prefill = example.prefill_base_ms() + example.chunk_ms(0, tokens)
+        assert prefill == pytest.approx(
+            shipped.prefill_base_ms() + shipped.chunk_ms(0, tokens), rel=0.03
+        )
+    assert example.decode_step_ms(32, 131_072) == pytest.approx(
+        shipped.decode_step_ms(32, 131_072), rel=0.03
+    )
+    assert example.encode_run_ms([1024] * 4) == pytest.approx(
+        shipped.encode_run_ms([1024] * 4), rel=0.03
+    )
+
+
+def test_kernel_times_are_those_that_nvidia_published(tmp_path):
+    """Needs the extra `aiconfigurator`; docs/simulator.md says how to get it."""
+    pytest.importorskip("aiconfigurator_core")
+    file = tmp_path / "curves.yaml"
+    arguments = [
+        "--from",
+        "aiconfigurator",
+        "--model",
+        "Qwen/Qwen3-VL-8B-Instruct",
+        "--gpu",
+        "h200",
+    ]
+    assert main(["profile", *arguments, "-o", str(file)]) == 0
+    costs = StageCosts.of(CurvesFile.read(file))
+    assert costs.prefill_base_ms() + costs.chunk_ms(0, 1024) == pytest.approx(21.2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--from", "aiconfigurator", "--model", "m"], "takes --model and --gpu"),
+        ([], "which worker?"),
+    ],
+)
+def test_profile_says_what_is_missing(capsys, arguments, said):
+    assert main(["profile", *arguments, "-o", "curves.yaml"]) == 2
+    assert said in capsys.readouterr().err
