@@ -191,6 +191,7 @@ class Env(StrEnum):
     """
 
     LOG_LEVEL = "EPD_LOG_LEVEL"  # debug, info, warning, error
+    LOG_FORMAT = "EPD_LOG_FORMAT"  # human, json
     STATE_DIR = "EPD_STATE_DIR"  # where clusters on one machine keep roster, addresses and logs
     VLLM_PLUGIN = "EPD_VLLM_PLUGIN"  # 1 in the vLLM processes of our worker: apply our plugin
     EC_LEASE_SECONDS = "EPD_EC_LEASE_SECONDS"  # from the worker to its vLLM processes

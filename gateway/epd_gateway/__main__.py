@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from epd.vocabulary import Env
+from epd import logs
 from epd_gateway.command_line import Options, parse_arguments
 from epd_gateway.kubernetes_access import find_access
 from epd_gateway.process import (
@@ -32,12 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a gateway until a signal ends it; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     options = parse_arguments(argv)
-    level = os.environ.get(Env.LOG_LEVEL, "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        return _complain(f"{Env.LOG_LEVEL}={level.lower()}: no log level")
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    try:
+        logs.configure(options.log_format)
+    except logs.LogSettingsError as error:
+        return _complain(str(error))
     # It would tell of every request to the API server.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if options.exit_with_parent:

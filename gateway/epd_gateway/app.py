@@ -1,6 +1,7 @@
 """The routes: OpenAI's API, health, readiness and metrics; and those of the admin listener."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,6 +42,8 @@ from epd_gateway.pipeline import Pipeline
 from epd_gateway.request_trace import RequestTrace
 from epd_gateway.roster import Roster
 from epd_gateway.settings import Deadlines
+
+logger = logging.getLogger(__name__)
 
 Route: TypeAlias = Callable[[Request], Awaitable[None]]
 Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
@@ -242,6 +245,9 @@ class App:
         record.first_token_s = answer.first_token_s
         if context.trace is not None:
             context.trace.conclude(record)
+        level = logging.INFO if status >= 500 else logging.DEBUG
+        if logger.isEnabledFor(level):
+            logger.log(level, "answered", extra={**context.log_fields(), "status": status})
         method = record.method
         if status >= 500:
             metrics.goodput.fail("1+" if context.envelope.images else "0")

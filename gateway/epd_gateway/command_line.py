@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epd.logs import LogFormat
+from epd.vocabulary import Env
 from epd_gateway.settings import Settings, SettingsError
 
 
@@ -24,6 +26,7 @@ class Options:
         model: Served model name; empty: what the roster says.
         api_key_file: Keys that clients must show; None: everybody may.
         processes: Gateway processes that share the public port.
+        log_format: `human` or `json`; empty: as the environment says.
         share_port: Other processes listen on the public port, too.
         exit_with_parent: End when the starting process does.
     """
@@ -38,6 +41,7 @@ class Options:
     model: str
     api_key_file: Path | None
     processes: int
+    log_format: str
     share_port: bool
     exit_with_parent: bool
 
@@ -72,6 +76,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         model=given.model,
         api_key_file=given.api_key_file,
         processes=given.processes,
+        log_format=given.log_format,
         share_port=given.share_port,
         exit_with_parent=given.exit_with_parent,
     )
@@ -114,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--processes", metavar="N", type=int, default=1, help="processes that share the port"
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=tuple(LogFormat),
+        default="",
+        help=f"how log lines read (default: {Env.LOG_FORMAT}, else human)",
     )
     parser.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(

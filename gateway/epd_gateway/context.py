@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from epd.tracing import trace_id_of
 from epd.wire.messages import EcHandle, KvHandle
 from epd_gateway.answer import Answer
 from epd_gateway.calls import Call
@@ -142,6 +143,14 @@ class RequestContext:
     def kind(self) -> str:
         """Whether it has images, as label values say it."""
         return "1+" if self.envelope.images else "0"
+
+    def log_fields(self) -> dict[str, str]:
+        """Return what every line about this request says."""
+        return {
+            "request": self.trace_id,
+            "client_request": self.record.request_id,
+            "trace": trace_id_of(self.traceparent) if self.traceparent else self.trace_id,
+        }
 
     def set_images(self, images: list[Image]) -> None:
         """Take the resolved images, in the order of their references."""

@@ -180,7 +180,9 @@ class HttpConnection(asyncio.Protocol):
         request = self._active
         if request is not None and request.response.streaming:
             self._front.stats.slow_clients_total += 1
-            logger.info("request %s: the client reads too slowly; its stream ends", request.id)
+            logger.info(
+                "the client reads too slowly; its stream ends", extra={"client_request": request.id}
+            )
             self.abort()
 
     def resume_writing(self) -> None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from epd.logs import places
 from epd_gateway.errors import GatewayError, sse_error_event
 
 logger = logging.getLogger(__name__)
@@ -354,13 +355,10 @@ def strip_chunk_framing(chunks: bytes) -> bytes:
 
 def log_defect(request_id: str, what: str, error: BaseException) -> None:
     """Log a defect of ours by type and place; its text stays out, for it may quote a prompt."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "unknown place"
-    if trace is not None:
-        place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
-    logger.error("request %s: %s: %s at %s", request_id, what, type(error).__name__, place)
+    where = places(error.__traceback__)
+    logger.error(
+        "%s: %s at %s", what, type(error).__name__, where, extra={"client_request": request_id}
+    )
 
 
 def _discard(_data: bytes) -> None:

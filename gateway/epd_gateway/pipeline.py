@@ -283,9 +283,14 @@ class Pipeline:
             GatewayError: It is the client's mistake; or there is no other way, or no time left.
         """
         logger.info(
-            "request %s: %s on %s failed: %s", context.trace_id, failure.stage, failure.worker,
-            failure.reason,
-        )  # fmt: skip
+            "a stage failed",
+            extra={
+                **context.log_fields(),
+                "stage": failure.stage.value,
+                "pod": failure.worker,
+                "reason": failure.reason.value,
+            },
+        )
         context.release_kv()
         if failure.reason is Reason.REFUSED:
             raise _as_refusal(failure)

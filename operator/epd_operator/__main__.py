@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
-from epd.vocabulary import Env
+from epd import logs
 from epd_operator.cluster import ServerNotFoundError
 from epd_operator.handlers import WatchEndedError
 from epd_operator.service import run
@@ -19,12 +18,10 @@ FAILURE = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the operator until a signal ends it; return the exit status."""
     settings = parse_arguments(sys.argv[1:] if argv is None else argv)
-    level = os.environ.get(Env.LOG_LEVEL, "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        return _complain(f"{Env.LOG_LEVEL}={level.lower()}: no log level", USER_MISTAKE)
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    try:
+        logs.configure(settings.log_format)
+    except logs.LogSettingsError as error:
+        return _complain(str(error), USER_MISTAKE)
     # kopf tells of every watch and every object; that is for whoever asks for it.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     # It warns that it takes no signals, and is not to.

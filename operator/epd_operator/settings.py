@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from epd.api.patterns import NAMESPACE
+from epd.logs import LogFormat
+from epd.vocabulary import Env
 from epd_operator.wanted import Images
 
 WORKER_IMAGE: Final = "epd-operator/worker-cuda:0.1.0"
@@ -39,6 +41,7 @@ class OperatorSettings:
         images: The release's images.
         kubeconfig: How to reach the API server; None: as the pod we are.
         prometheus_url: Where the control loop reads metrics; empty: from the pods themselves.
+        log_format: `human` or `json`; empty: as the environment says.
     """
 
     namespaces: tuple[str, ...]
@@ -49,6 +52,7 @@ class OperatorSettings:
     images: Images
     kubeconfig: Path | None
     prometheus_url: str = ""
+    log_format: str = ""
 
 
 def parse_arguments(
@@ -74,6 +78,7 @@ def parse_arguments(
         liveness_port=given.liveness_port,
         metrics_port=given.metrics_port,
         prometheus_url=given.prometheus_url,
+        log_format=given.log_format,
         images=Images(worker=given.worker_image, gateway=given.gateway_image),
         kubeconfig=given.kubeconfig or (Path(listed) if listed else None),
     )
@@ -132,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="how to reach the API server (default: KUBECONFIG, else the pod's ServiceAccount)",
+    )
+    add(
+        "--log-format",
+        choices=tuple(LogFormat),
+        default="",
+        help=f"how log lines read (default: {Env.LOG_FORMAT}, else human)",
     )
     return parser
 

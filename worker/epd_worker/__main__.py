@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 import grpc.aio
 
+from epd import logs
 from epd.tracing import start_tracing
-from epd.vocabulary import Component, Env
+from epd.vocabulary import Component
 from epd.wire.messages import FailureKind
 from epd.wire.service import SERVER_OPTIONS, add_worker_service
 from epd_worker.engine import Engine, EngineDescription, EngineError
@@ -31,12 +31,10 @@ _CALLS_END_S = 2.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until a signal ends it; return the exit status."""
     settings = parse_arguments(sys.argv[1:] if argv is None else argv)
-    level = os.environ.get(Env.LOG_LEVEL, "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        return _complain(f"{Env.LOG_LEVEL}={level.lower()}: no log level", USER_MISTAKE)
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    try:
+        logs.configure(settings.log_format)
+    except logs.LogSettingsError as error:
+        return _complain(str(error), USER_MISTAKE)
     if settings.exit_with_parent:
         exit_with_parent()
     try:

@@ -6,12 +6,12 @@ is appended to a list; nothing is created, awaited or woken for it.
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
-from epd.tracing import Tracing
+from epd.logs import places
+from epd.tracing import Tracing, trace_id_of
 from epd.vocabulary import Stage
 from epd.wire.messages import (
     Completed,
@@ -212,10 +212,10 @@ class Session:
             raise
         except EngineError as error:
             progress.visit.fail()
-            result = Failure(error.kind, error.message, error.status, error.body)
+            result = _told(submit, error)
         except Exception as error:
             progress.visit.fail()
-            result = _unexpected(submit.request_id, error)
+            result = _unexpected(submit, error)
         else:
             progress.finish(done, clock)
         if span is not None:
@@ -278,13 +278,26 @@ class Session:
         task.add_done_callback(self._releases.discard)
 
 
+def _log_fields(submit: Submit) -> dict[str, str]:
+    """Return what every line about a piece of work says."""
+    trace = trace_id_of(submit.traceparent) if submit.traceparent else submit.request_id
+    return {"request": submit.request_id, "trace": trace}
+
+
 def _failure_of(result: EcHandle | Prefilled | Completed | Failure) -> str:
     return result.kind.name.lower() if isinstance(result, Failure) else ""
 
 
-def _unexpected(request_id: str, error: Exception) -> Failure:
+def _told(submit: Submit, error: EngineError) -> Failure:
+    """Return what an engine could not do; a client's own mistake is not worth a line."""
+    if error.kind is not FailureKind.REFUSED:
+        fields = {**_log_fields(submit), "reason": error.kind.name.lower()}
+        log.info("work was not done", extra=fields)
+    return Failure(error.kind, error.message, error.status, error.body)
+
+
+def _unexpected(submit: Submit, error: Exception) -> Failure:
     """Log where an engine broke, without its message: that may quote a prompt."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    log.error("request %s: %s at %s", request_id, type(error).__name__, where)
+    where = places(error.__traceback__)
+    log.error("%s at %s", type(error).__name__, where, extra=_log_fields(submit))
     return Failure(FailureKind.INTERNAL, "the engine failed; the worker's log says where")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epd.vocabulary import DEFAULT_PORTS, PortName
+from epd.logs import LogFormat
+from epd.vocabulary import DEFAULT_PORTS, Env, PortName
 from epd_worker.engine.settings import EngineSettings
 from epd_worker.tls import TlsFiles
 
@@ -30,6 +31,8 @@ class WorkerSettings:
     grace_s: float
     """How long work in flight may go on after the signal to end."""
     exit_with_parent: bool
+    log_format: str = ""
+    """`human` or `json`; empty: as the environment says."""
 
 
 def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
@@ -81,6 +84,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
         tls=TlsFiles(*tls_files) if all(tls_files) else None,
         grace_s=options.grace_s,
         exit_with_parent=options.exit_with_parent,
+        log_format=options.log_format,
     )
 
 
@@ -143,5 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", type=Path, metavar="FILE")
     add("--tls-ca", type=Path, metavar="FILE", help="signs the gateways' certificates")
     add("--grace-s", type=_positive_s, default=5.0, help="for work in flight at SIGTERM")
+    add(
+        "--log-format",
+        choices=tuple(LogFormat),
+        default="",
+        help=f"how log lines read (default: {Env.LOG_FORMAT}, else human)",
+    )
     add("--exit-with-parent", action="store_true", help="end when the starting process ends")
     return parser
