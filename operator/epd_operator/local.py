@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from epd.api import EPDCluster, initial_roles
 from epd.api.names import ControlMode
-from epd.vocabulary import Role
+from epd.tracing import start_tracing
+from epd.vocabulary import Component, Role
 from epd_operator import local_commands, local_ports, local_probe
 from epd_operator.control.metrics import ControlMetrics
 from epd_operator.control.scrape import ScrapedMetrics
@@ -275,11 +276,16 @@ class LocalCluster:
         reporter = LocalReporter(
             self._cluster.spec.control.mode, self._directory.control_file, self._tell
         )
+        tracing = start_tracing(Component.OPERATOR, self._cluster.metadata.name)
         noted = counted.reporter((LOCAL_NAMESPACE, self._cluster.metadata.name), reporter)
         controller = controller_of(
-            self._cluster, self._roster, lambda: self._gateway.admin_url, metrics, noted
+            self._cluster, self._roster, lambda: self._gateway.admin_url, metrics, noted, tracing
         )
-        await controller.run(interval_s)
+        try:
+            await controller.run(interval_s)
+        finally:
+            if tracing is not None:
+                tracing.close()
 
     def _keepers(self) -> list[Keeper]:
         return [*self._workers, self._gateway]

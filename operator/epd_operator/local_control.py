@@ -11,6 +11,7 @@ from typing import Any, Final
 from epd.api import EPDCluster
 from epd.api.names import ControlMode
 from epd.policy.control_view import Flip
+from epd.tracing import Tracing
 from epd.vocabulary import Role
 from epd_operator import local_probe, local_state
 from epd_operator.control.curves_file import curves_of_engine
@@ -116,6 +117,7 @@ def controller_of(
     admin_url: Callable[[], str],
     metrics: Metrics,
     reporter: Reporter,
+    tracing: Tracing | None = None,
 ) -> Controller:
     """Return the loop of a cluster on this machine."""
     return Controller(
@@ -126,6 +128,8 @@ def controller_of(
         aim=aim_of(cluster),
         mode=cluster.spec.control.mode,
         curves=curves_of_engine(cluster.spec.engine, read_file=True),
+        tracing=tracing,
+        name=cluster.metadata.name,
     )
 
 

@@ -13,6 +13,8 @@ import aiohttp
 from kubernetes.aio.client import ApiClient
 from prometheus_client import CollectorRegistry
 
+from epd.tracing import Tracing, start_tracing
+from epd.vocabulary import Component
 from epd_operator import cluster as kubernetes
 from epd_operator import health
 from epd_operator.control.loops import ControlLoops
@@ -55,6 +57,7 @@ class Parts:
     progress: Progress
     metrics: OperatorMetrics
     control: ControlMetrics
+    tracing: Tracing | None
 
 
 async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
@@ -72,7 +75,10 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
         progress = Progress()
         metrics = OperatorMetrics(registry, progress, server.calls)
         control = ControlMetrics(registry)
-        parts = Parts(settings, server, api, session, progress, metrics, control)
+        tracing = start_tracing(Component.OPERATOR, settings.identity)
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        parts = Parts(settings, server, api, session, progress, metrics, control, tracing)
         await stack.enter_async_context(_serving(settings, parts.progress, registry))
         ticker = asyncio.create_task(_tick(parts.progress))
         stack.callback(ticker.cancel)
@@ -111,6 +117,7 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
         parts.settings.prometheus_url,
         reconciler.may_write,
         parts.control,
+        parts.tracing,
     )
 
     async def run_pass(key: Key) -> Outcome:

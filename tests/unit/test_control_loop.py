@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from epd.api import load_cluster
 from epd.api.names import ControlMode
 from epd.policy.control_view import Flip, ReasonCode
 from epd.policy.curves import CostCurves, Curve
+from epd.tracing import Tracing
 from epd.vocabulary import Role, Stage
 from epd_operator.control.loop import Controller, Memory
 from epd_operator.control.ports import FleetPod, FlipRefused, MetricsUnavailable
@@ -250,3 +254,28 @@ def test_answers_are_priced_by_the_kind_of_the_requests_that_come_now():
 def test_prompts_of_no_known_answer_are_not_priced_yet():
     first = replace(traffic(prompts=10), answered={}, output_tokens={})
     assert learnt(Known(), first).shape is None
+
+
+async def test_a_pass_and_its_flips_are_spans_with_the_reasons(world):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    world.traffic = traffic(prompts=60)
+    quiet = world.controller()
+    traced = replace(quiet, tracing=Tracing(provider), name="ns/demo")
+    memory = Memory()
+    for _ in range(30):
+        memory = await traced.run_once(memory)
+        world.now_s += 5
+    spans = exporter.get_finished_spans()
+    passes = {span.context.span_id: span for span in spans if span.name == "control pass"}
+    flips = [span for span in spans if span.name == "flip"]
+    assert len(passes) == 30
+    assert len(flips) == sum(len(done.enacted) for done in world.passes) > 0
+    for flip in flips:
+        around = passes[flip.parent.span_id]
+        assert around.attributes["epd.cluster"] == "ns/demo"
+        assert "Demand prefill" in around.attributes["epd.reasons"]
+        assert around.attributes["epd.hold"] == ""
+    world.traffic = None
+    await traced.run_once(memory)
+    assert exporter.get_finished_spans()[-1].status.description.startswith("metrics:")

@@ -8,11 +8,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import time_ns
 
 from epd.api.names import ControlMode
 from epd.policy.control import ControlMemory, decide
 from epd.policy.control_view import Flip
 from epd.policy.curves import CostCurves
+from epd.tracing import Tracing
+from epd_operator.control.pass_trace import trace_pass
 from epd_operator.control.ports import (
     Fleet,
     FlipRefused,
@@ -46,6 +49,8 @@ class Controller:
         aim: What its spec says.
         mode: Active enacts, Shadow only reports.
         curves: What stages cost; None: as the workers measured.
+        tracing: Makes a span of each pass; None: nobody wants any.
+        name: The cluster's, for those spans.
     """
 
     fleet: Fleet
@@ -55,6 +60,8 @@ class Controller:
     aim: Aim
     mode: ControlMode
     curves: CostCurves | None = None
+    tracing: Tracing | None = None
+    name: str = ""
 
     async def run(self, interval_s: float) -> None:
         """Make a pass every `interval_s`, until cancelled; what goes wrong is for the next pass."""
@@ -68,6 +75,7 @@ class Controller:
 
     async def run_once(self, memory: Memory) -> Memory:
         """Make one pass."""
+        began_ns = time_ns()
         problem, traffic, known = "", None, memory.known
         try:
             traffic = await self.metrics.read()
@@ -81,7 +89,10 @@ class Controller:
         if self.mode is ControlMode.ACTIVE:
             enacted, refused = await self._enact(decision.flips)
             problem = problem or refused
-        await self.reporter.report(Pass(decision, enacted, problem, traffic))
+        done = Pass(decision, enacted, problem, traffic)
+        await self.reporter.report(done)
+        if self.tracing is not None:
+            trace_pass(self.tracing, self.name, began_ns, done)
         return Memory(control, known)
 
     async def _enact(self, flips: tuple[Flip, ...]) -> tuple[tuple[Flip, ...], str]:

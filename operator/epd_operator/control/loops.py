@@ -13,6 +13,7 @@ from epd.api.load import validate_cluster
 from epd.api.names import ControlMode
 from epd.api.problems import ClusterError
 from epd.policy.control_view import Slo
+from epd.tracing import Tracing
 from epd_operator import conditions
 from epd_operator.control import report
 from epd_operator.control.curves_file import curves_of_engine
@@ -100,6 +101,7 @@ class ControlLoops:
         prometheus_url: str = "",
         may_write: Callable[[], bool] = lambda: True,
         counted: ControlMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Plan loops.
 
@@ -109,7 +111,9 @@ class ControlLoops:
             prometheus_url: Where metrics are; empty: pods are asked themselves.
             may_write: False once another operator leads.
             counted: Notes the passes for Prometheus.
+            tracing: Makes spans of the passes; None: nobody wants any.
         """
+        self._tracing = tracing
         self._counted = counted or ControlMetrics(CollectorRegistry())
         self._cluster = cluster
         self._clock = clock
@@ -190,5 +194,7 @@ class ControlLoops:
             aim=course.aim,
             mode=mode,
             curves=curves_of_engine(spec.spec.engine, read_file=False),
+            tracing=self._tracing,
+            name=f"{metadata['namespace']}/{metadata['name']}",
         )
         course.memory = await controller.run_once(course.memory)
