@@ -60,7 +60,7 @@ class Tracing:
     def begin(
         self,
         name: str,
-        parent: str = "",
+        parent: "str | Span" = "",
         *,
         start_ns: int | None = None,
         outward: bool | None = None,
@@ -70,14 +70,17 @@ class Tracing:
 
         Args:
             name: Few of them; what differs stands in the attributes.
-            parent: A valid `traceparent`; empty: this begins a trace.
+            parent: A span of this program, or the valid `traceparent` of another's; empty: this
+                begins a trace.
             start_ns: Unix time at which it began; None: now.
             outward: True for a call on another program, False for one that is served, None within.
             attributes: What is known already.
         """
         trace = self._trace
         context = None
-        if parent:
+        if not isinstance(parent, str):
+            context = self._set_span(parent)
+        elif parent:
             far = trace.SpanContext(
                 int(parent[3:35], 16),
                 int(parent[36:52], 16),

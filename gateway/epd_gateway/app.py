@@ -193,6 +193,7 @@ class App:
             if not traceparent:  # the response's id then finds the trace
                 trace_id = trace_id_of(trace.traceparent)
             traceparent = trace.traceparent
+            trace = trace if trace.is_sampled else None
         record = RequestRecord(
             request.id, _ID_PREFIX[api] + trace_id, API_NAMES[api], arrived_s, int(time.time())
         )

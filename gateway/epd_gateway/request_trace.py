@@ -19,9 +19,10 @@ class RequestTrace:
 
     Attributes:
         traceparent: Names the request's own span.
+        is_sampled: Somebody keeps this trace; else nothing more need be made for it.
     """
 
-    __slots__ = ("_open", "_root", "_tracing", "traceparent")
+    __slots__ = ("_open", "_root", "_tracing", "is_sampled", "traceparent")
 
     def __init__(self, tracing: Tracing, parent: str, api: str, request_id: str) -> None:
         """Begin the request's span, below `parent` if the client named one."""
@@ -31,12 +32,13 @@ class RequestTrace:
         )
         self._open: dict[str, Span] = {}
         self.traceparent = traceparent_of(self._root)
+        self.is_sampled = self._root.is_recording()
 
     def begin(self, stage: str, pod: str, *, attempt: int, overflow: bool, replay: bool) -> str:
         """Begin the span of a call on a pod; return the `traceparent` that goes along."""
         span = self._tracing.begin(
             stage,
-            self.traceparent,
+            self._root,
             outward=True,
             attributes={
                 "epd.stage": stage,
@@ -56,8 +58,12 @@ class RequestTrace:
         if span is None:
             return
         if record is not None:
-            span.set_attribute("epd.service_ms", record.service_us / 1e3)
-            span.set_attribute("epd.handoff_ms", record.handoff_us / 1e3)
+            span.set_attributes(
+                {
+                    "epd.service_ms": record.service_us / 1e3,
+                    "epd.handoff_ms": record.handoff_us / 1e3,
+                }
+            )
             failure = failure or record.failure
         if failure:
             self._tracing.fail(span, failure)
@@ -68,11 +74,15 @@ class RequestTrace:
         for name in list(self._open):
             self.end(name, None, "cancelled")
         span = self._root
-        span.set_attribute("http.response.status_code", record.status)
-        span.set_attribute("epd.response_id", record.response_id)
-        span.set_attribute("epd.images", record.images)
-        span.set_attribute("gen_ai.usage.input_tokens", record.prompt_tokens)
-        span.set_attribute("gen_ai.usage.output_tokens", record.output_tokens)
+        span.set_attributes(
+            {
+                "http.response.status_code": record.status,
+                "epd.response_id": record.response_id,
+                "epd.images": record.images,
+                "gen_ai.usage.input_tokens": record.prompt_tokens,
+                "gen_ai.usage.output_tokens": record.output_tokens,
+            }
+        )
         if record.first_token_s is not None:
             ttft_ms = 1e3 * (record.first_token_s - record.arrived_s)
             span.set_attribute("epd.ttft_ms", round(ttft_ms, 3))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from time import time_ns
 from typing import Final
 
-from epd.tracing import Tracing, traceparent_of
+from epd.tracing import Tracing
 from epd.wire.messages import EcHandle, Encode, Generate, KvHandle, Phase, Submit
 
 _NAMES: Final = {
@@ -44,7 +44,7 @@ class WorkSpan:
         for kind, handle in _taken(self._work):
             handoff = self._tracing.begin(
                 f"{kind} handoff",
-                traceparent_of(self._span),
+                self._span,
                 start_ns=self._began_ns,
                 attributes={
                     "epd.handoff.kind": kind,

@@ -2,7 +2,7 @@
 
 from time import time_ns
 
-from epd.tracing import Tracing, traceparent_of
+from epd.tracing import Tracing
 from epd_operator.control.ports import Pass
 
 
@@ -22,7 +22,7 @@ def trace_pass(tracing: Tracing, cluster: str, began_ns: int, done: Pass) -> Non
     )
     for flip in done.enacted:
         attributes = {"epd.pod": flip.pod, "epd.from": flip.from_role, "epd.to": flip.to_role}
-        tracing.begin("flip", traceparent_of(span), attributes=attributes).end()
+        tracing.begin("flip", span, attributes=attributes).end()
     if done.problem:
         tracing.fail(span, done.problem)
     span.end(time_ns())
