@@ -53,6 +53,7 @@ async def _demo(plan: Plan, *, keep: bool) -> int:
             async with running(plan, interrupts) as (cluster, local):
                 demo = Demo(plan, cluster, local, await _sees_images(cluster))
                 print(f"  ready after {time.monotonic() - began_s:.1f} s at {demo.base_url}")
+                print(f"  watch it: {cluster.admin_url}/live, or epd top in another terminal")
                 try:
                     faults = await demo.run()
                 finally:
