@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_top(commands)
     _add_flip(commands)
+    _add_fault(commands)
     _add_chat(commands)
     _add_demo(commands)
     _add_profile(commands)
@@ -155,6 +156,26 @@ def _add_flip(commands: "Commands") -> None:
     _add_cluster_choice(command)
 
 
+def _add_fault(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "fault",
+        "Harm a pod of a cluster here, to see what becomes of its requests.",
+        "  epd fault kill tiny-2\n  epd fault freeze tiny-1 --for 20\n  epd fault slow tiny-1\n",
+    )
+    command.add_argument("fault", choices=("kill", "freeze", "slow"))
+    command.add_argument("pod", metavar="POD", help="a pod's name, as epd status shows it")
+    command.add_argument(
+        "--for",
+        dest="seconds",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long it stands still, or is slow (%(default)g)",
+    )
+    _add_cluster_choice(command)
+
+
 def _add_chat(commands: "Commands") -> None:
     command = _command(
         commands,
@@ -229,6 +250,16 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; 0 to 65535 are")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to 3600")
+    return seconds
 
 
 def _count(text: str) -> int:
