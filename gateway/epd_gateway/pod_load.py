@@ -18,7 +18,14 @@ _STAGES: Final = tuple(Stage)
 class _StageBook:
     """Counts of one stage."""
 
-    __slots__ = ("finished_total", "ours", "reported", "service_us_total", "since_report")
+    __slots__ = (
+        "finished_total",
+        "ours",
+        "reported",
+        "service_us_total",
+        "since_report",
+        "tokens_total",
+    )
 
     def __init__(self) -> None:
         self.ours = 0
@@ -26,6 +33,7 @@ class _StageBook:
         self.since_report = 0
         self.finished_total = 0
         self.service_us_total = 0
+        self.tokens_total = 0
 
     @property
     def outstanding(self) -> int:
@@ -96,10 +104,13 @@ class LoadBook:
         finished = reported.finished_total - book.finished_total
         if finished <= 0:
             return
+        tokens = (reported.tokens_total - book.tokens_total) / finished
         sample_ms = (reported.service_us_total - book.service_us_total) / finished / 1000
         book.finished_total = reported.finished_total
         book.service_us_total = reported.service_us_total
+        book.tokens_total = reported.tokens_total
         if not view.service_ms:
-            view.service_ms = sample_ms
+            view.service_ms, view.tokens = sample_ms, tokens
         else:
             view.service_ms += _NEW_SAMPLE_WEIGHT * (sample_ms - view.service_ms)
+            view.tokens += _NEW_SAMPLE_WEIGHT * (tokens - view.tokens)

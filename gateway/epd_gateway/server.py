@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 
+from epd.policy.pods import Costs
 from epd.tracing import start_tracing
 from epd.vocabulary import Component
 from epd_gateway.access import ApiKeys, read_keys
@@ -26,7 +27,7 @@ from epd_gateway.metrics import GatewayMetrics, RosterCollector
 from epd_gateway.pipeline import Pipeline
 from epd_gateway.roster import Roster
 from epd_gateway.roster_feed import RosterSource
-from epd_gateway.settings import Listen, Settings, SettingsError, Workers
+from epd_gateway.settings import Listen, Settings, SettingsError, Slo, Workers
 from epd_gateway.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ async def running_gateway(
     async with AsyncExitStack() as stack:
         worker_tls(settings.workers)  # a mistake in it is told at once, not once a worker
         credentials = partial(worker_tls, settings.workers)
-        roster = Roster(settings, model=model, credentials=credentials)
+        roster = Roster(settings, model=model, costs=_costs(settings.slo), credentials=credentials)
         stack.push_async_callback(roster.close)
         roster.on_flip = metrics.flip_delay.observe
         media = MediaResolver(settings.media)
@@ -130,6 +131,11 @@ async def _listen(
         await server.start(host, port, ssl=tls, reuse_port=reuse_port)
     except OSError as error:
         raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+def _costs(slo: Slo) -> Costs:
+    """Return the constants of placement: with an objective, if it is to act on one."""
+    return Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms) if slo.overflow else Costs()
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

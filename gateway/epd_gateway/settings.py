@@ -229,17 +229,20 @@ class Retries(_Group):
 
 
 class Slo(_Group):
-    """The cluster's objective, for whoever looks: the gateway judges by it and acts on none of it.
+    """The cluster's objective, by which the gateway judges.
 
     Attributes:
         ttft_ms: Time to first token that a request should meet.
         tpot_ms: Time per output token, the mean over its m-1 gaps, likewise.
         attainment_percent: Share of requests that should meet both.
+        overflow: Act on it, too: encode and prefill that their role is predicted to end too late go
+            to pods of other roles, where they cost next to no answer its time per token.
     """
 
     ttft_ms: PositiveFloat = 1000.0
     tpot_ms: PositiveFloat = 50.0
     attainment_percent: float = Field(default=90.0, gt=0, le=100)
+    overflow: bool = False
 
 
 class Live(_Group):

@@ -178,6 +178,7 @@ def _load_of(pod: Pod) -> Load:
             started_total=tally.started,
             finished_total=tally.finished,
             service_us_total=round(tally.service_s * 1e6),
+            tokens_total=tally.tokens,
         )
         for tally in (pod.tallies[stage] for stage in Stage)
     )

@@ -195,6 +195,11 @@ def _halves(setup: Setup) -> dict[Role, int]:
     return {PREFILL_ROLE: setup.pods // 2, DECODE_ROLE: setup.pods - setup.pods // 2}
 
 
+def overflow_costs(slo: Slo) -> Costs:
+    """Return the constants of placement that is told the objective."""
+    return Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms)
+
+
 def _churn(interval_s: float) -> Planner:
     def plan(setup: Setup, workload: Workload) -> Plan:
         control = Churn(setup.method, setup.slo, interval_s, setup.churn_start_s)
@@ -248,7 +253,7 @@ POLICIES: Final = {
             "ours, with placement told the TTFT: it overflows where a role would miss it",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(GatewaySettings(costs=Costs(ttft_ms=setup.slo.ttft_ms))),
+                GatewayPlacer(GatewaySettings(costs=overflow_costs(setup.slo))),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),

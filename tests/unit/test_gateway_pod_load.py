@@ -58,6 +58,14 @@ def test_service_times_are_learnt_from_what_finished_between_reports():
     assert book.view.loads[D].service_ms == 130
 
 
+def test_tokens_of_a_piece_are_learnt_likewise():
+    book = make_book()
+    book.report(Load(decode=StageLoad(finished_total=2, service_us_total=1, tokens_total=40)))
+    assert book.view.loads[D].tokens == 20
+    book.report(Load(decode=StageLoad(finished_total=3, service_us_total=2, tokens_total=70)))
+    assert book.view.loads[D].tokens == 20 + 0.3 * 10
+
+
 def test_a_new_process_starts_with_a_clean_sheet_but_for_our_calls():
     book = make_book()
     book.start(P)

@@ -1,5 +1,7 @@
 """Which pod takes which stage: every rule of `epd.policy.placement`, one at a time."""
 
+from dataclasses import replace
+
 import pytest
 
 from epd.policy.placement import (
@@ -329,3 +331,40 @@ def test_images_of_a_large_fleet_are_not_fused_for_want_of_an_encode_pod_in_the_
     assert not any(
         place_generation(pods, COSTS, turn=turn, images=1).fused_encode for turn in range(10)
     )
+
+
+def answering(name, outstanding, tokens, service_ms):
+    """Return a decode pod with so many answers of a mean length and duration."""
+    busy = pod(name, D, decode=outstanding)
+    busy.loads[Stage.DECODE].tokens = tokens
+    busy.loads[Stage.DECODE].service_ms = service_ms
+    return busy
+
+
+@pytest.mark.parametrize(
+    ("outstanding", "tokens", "service_ms", "overflows"),
+    [
+        (2, 500, 20_000, True),  # 5 s to spare each: 30 ms more are nothing
+        (8, 10, 400, False),  # 100 ms to spare: one in thirty is too short for it, and eight run
+        (2, 500, 25_001, False),  # too slow as it is
+        (2, 0, 0, False),  # nobody knows
+        (0, 0, 0, True),  # nobody minds
+    ],
+)
+def test_prefill_overflows_only_where_it_costs_next_to_no_answer_its_tpot(
+    outstanding, tokens, service_ms, overflows
+):
+    objective = replace(TIMED, ttft_ms=1000, tpot_ms=50)
+    pods = [pod("p", P, prefill=40), answering("d", outstanding, tokens, service_ms)]
+    pair = place_generation(pods, objective)
+    assert (pair.prefill.name == "d") is overflows
+
+
+def test_the_work_that_overflows_is_as_large_as_where_it_comes_from():
+    """A decode pod has never prefilled: its own mean says nothing."""
+    prefills = pod("p", P, prefill=9)
+    prefills.loads[Stage.PREFILL].service_ms = 3000
+    pods = [prefills, answering("d", 2, 500, 20_000)]
+    objective = replace(TIMED, ttft_ms=20_000, tpot_ms=50)
+    assert place_generation(pods, objective).prefill.name == "p"
+    assert place_generation(pods, replace(objective, tpot_ms=500)).prefill.name == "d"

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from epd.policy.pods import Costs, PodView, service_ms, wait_ms
+from epd.policy.pods import Costs, PodView, answers_lost, service_ms, wait_ms
 from epd.vocabulary import Stage
 
 _ENCODE: Final = Stage.ENCODE
@@ -193,11 +193,13 @@ def _relief(
     """Return the pod of another role that meets the TTFT where `chosen` does not.
 
     Pods where answers wait for room are left alone: taking from decode while decode is loaded
-    piles up finished prefills (Arrow's overload rule).
+    piles up finished prefills (Arrow's overload rule). So are those where answers would miss the
+    TPOT for it.
     """
     best: PodView | None = None
     best_ms = costs.ttft_ms
-    if wait_ms(chosen, stage, costs) + service_ms(chosen, stage, costs) <= best_ms:
+    usual_ms = service_ms(chosen, stage, costs)
+    if wait_ms(chosen, stage, costs) + usual_ms <= best_ms:
         return None
     for pod in pods:
         if stage in pod.stages or not pod.healthy or pod.suspect or pod.name in avoid:
@@ -206,8 +208,9 @@ def _relief(
             continue
         if compatibility_hash and pod.compatibility_hash != compatibility_hash:
             continue
-        takes_ms = wait_ms(pod, stage, costs) + service_ms(pod, stage, costs)
-        if takes_ms < best_ms:
+        work_ms = max(usual_ms, service_ms(pod, stage, costs))  # which may never have done it
+        takes_ms = wait_ms(pod, stage, costs) + work_ms
+        if takes_ms < best_ms and answers_lost(pod, work_ms, costs) <= costs.overflow_price:
             best, best_ms = pod, takes_ms
     return best
 

@@ -5,7 +5,7 @@ Stages of one pod share its accelerator, so work of the others counts by the sha
 """
 
 from dataclasses import dataclass, field
-from math import inf
+from math import exp, inf
 from typing import Final
 
 from epd.vocabulary import Stage
@@ -27,11 +27,13 @@ class StageView:
         outstanding: Pieces of work placed there and not finished, from all gateways.
         waiting: Those of them that have not started.
         service_ms: Mean time of one piece, without waiting; 0 while unknown.
+        tokens: Mean tokens of one piece; 0 while unknown.
     """
 
     outstanding: int = 0
     waiting: int = 0
     service_ms: float = 0.0
+    tokens: float = 0.0
 
 
 @dataclass(slots=True)
@@ -86,6 +88,9 @@ class Costs:
         max_considered: Pods compared for one stage; more are looked at in turns.
         ttft_ms: The SLO's, less what is spent outside pods. Encode or prefill that no pod of the
             role is predicted to end by then goes to one of another role that is; infinite: never.
+        tpot_ms: The SLO's. Nothing overflows where more answers than `overflow_price` would be
+            expected to miss it for that; infinite: answers do not mind.
+        overflow_price: See there; what overflows saves one request.
     """
 
     encode_ms: float = 20.0
@@ -99,6 +104,8 @@ class Costs:
     kv_full_permille: int = 950
     max_considered: int = 64
     ttft_ms: float = inf
+    tpot_ms: float = inf
+    overflow_price: float = 0.1
 
 
 def service_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
@@ -109,6 +116,25 @@ def service_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
     if stage is _ENCODE:
         return costs.encode_ms
     return costs.prefill_ms if stage is _PREFILL else costs.decode_ms
+
+
+def answers_lost(pod: PodView, work_ms: float, costs: Costs) -> float:
+    """Return how many answers on a pod are expected to miss the TPOT if it gets work besides.
+
+    Other stages hold up every answer for as long as they run. One of n tokens can afford n times
+    what a token takes less than the TPOT. Lengths are taken as geometric; those that run are longer
+    than the mean, for long answers run longer (Gamma of order 2).
+    """
+    answers = pod.loads[_DECODE]
+    if not answers.outstanding or costs.tpot_ms == inf:
+        return 0.0
+    spare_ms = answers.tokens * costs.tpot_ms - answers.service_ms
+    if spare_ms <= 0:  # unknown, or missed as it is
+        return float(answers.outstanding)
+    for stage in (_ENCODE, _PREFILL):
+        work_ms += pod.loads[stage].outstanding * service_ms(pod, stage, costs)
+    ratio = work_ms / spare_ms
+    return answers.outstanding * (1.0 - exp(-ratio) * (1.0 + ratio))
 
 
 def wait_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
