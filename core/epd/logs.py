@@ -20,6 +20,10 @@ from epd.vocabulary import Env
 FIELDS: Final = ("request", "client_request", "trace", "pod", "stage", "reason", "status")
 """`request` is what gateway and workers call a request, `client_request` its `x-request-id`."""
 
+TALKATIVE: Final = ("httpx", "httpcore", "PIL", "kubernetes", "kubernetes_asyncio")
+"""Libraries that at `debug` log what they send and get: addresses, headers, Secrets, the texts in
+pictures. They are heard from `warning` on, whatever the level."""
+
 _SHOWN_FRAMES: Final = 8
 
 
@@ -85,6 +89,8 @@ def configure(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_FORMATTERS[LogFormat(name)]())
     logging.basicConfig(level=level, handlers=[handler])
+    for library in TALKATIVE:
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

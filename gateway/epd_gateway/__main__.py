@@ -36,8 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(options.log_format)
     except logs.LogSettingsError as error:
         return _complain(str(error))
-    # It would tell of every request to the API server.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     if options.exit_with_parent:
         exit_with_parent()
     try:

@@ -82,3 +82,14 @@ def test_the_command_line_wins_over_the_environment(chosen, environment, is_json
     logs.configure(chosen, environment, stream)
     root.info("hello")
     assert stream.getvalue().startswith("{") is is_json
+
+
+def test_libraries_that_tell_what_they_send_are_quiet_at_every_level():
+    before = {name: logging.getLogger(name).level for name in logs.TALKATIVE}
+    try:
+        logs.configure("", {"EPD_LOG_LEVEL": "debug"}, io.StringIO())
+        for name in ("httpx", "httpcore.http11", "PIL.PngImagePlugin", "kubernetes.client.rest"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO), name
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
