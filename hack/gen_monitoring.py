@@ -1,4 +1,4 @@
-"""Write rules and dashboards, made from `epd.telemetry`, or with `--check` compare them."""
+"""Write rules, dashboards and the list of metrics, or with `--check` compare them."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 import yaml
 from monitoring.boards import BOARDS
 from monitoring.grafana import dashboard_text
+from monitoring.reference import metrics_text
 from monitoring.rules import CONTROL_ALERTS, RECORDINGS, SERVICE_ALERTS, Alert
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "charts" / "epd" / "rules" / "epd.yaml"
+METRICS = ROOT / "docs" / "metrics.md"
 DASHBOARDS = (ROOT / "dashboards", ROOT / "charts" / "epd" / "dashboards")
 HEADER = """\
 # Rules for Prometheus, as they are: `promtool check rules` takes this file, and the chart puts it
@@ -47,7 +49,7 @@ def rules_text() -> str:
 
 def files() -> dict[Path, str]:
     """Return every generated file with what it must hold."""
-    wanted = {RULES: rules_text()}
+    wanted = {RULES: rules_text(), METRICS: metrics_text()}
     for board in BOARDS:
         text = dashboard_text(board)
         # Helm reads nothing outside a chart.
