@@ -40,11 +40,10 @@ def measure(options: Options) -> Report:
     """Measure all three."""
     report = Report(raw={})
     pods, steady_s, count = (10, 15, 30) if options.quick else (100, 65, 100 * options.rounds)
-    with FakeNodes() as bed, programs() as running:
+    with FakeNodes(pod_range=thousand_pods.POD_RANGE) as bed, programs() as running:
         say(f"{count} relabels")
         relabelled = relabels.measure(bed, running, PODS_OF_A_ROSTER, count)
-        thousand_pods.prepare(bed)
-        bed.add(thousand_pods.NODES)
+        thousand_pods.prepare(bed, running, relabelled["said"])
         say("an operator without clusters")
         rest = thousand_pods.idle(bed, running, steady_s / 2)
         found = []

@@ -13,16 +13,25 @@ from typing import Any
 
 from kube.api import Api
 from kube.control_plane import ControlPlane
-from programs import MeasurementError, Program, Programs, cores, memory_mib
+from programs import MeasurementError, Program, Programs, cores, get_text, memory_mib
 from statistic import distribution
 
-from epd.vocabulary import CLUSTER_LABEL, COMPONENT_LABEL, LLM_D_ROLE_LABEL, ROLE_LABEL, Role
+from epd.vocabulary import (
+    CLUSTER_LABEL,
+    COMPONENT_LABEL,
+    LLM_D_ROLE_LABEL,
+    ROLE_LABEL,
+    PortName,
+    Role,
+)
+from epd_operator import local_ports
 
 CLUSTER = "relabels"
 ROLES = (Role.ENCODE, Role.PREFILL, Role.DECODE)
 SEED = 20261121
 PAUSE_S = 0.05
 PATIENCE_S = 60.0
+HOST = "127.0.0.1"
 _MERGE = {"Content-Type": "application/merge-patch+json"}
 _PODS_RULE = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
 
@@ -32,8 +41,8 @@ class Gateway:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        _, port = program.ports()
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        _, self.port = program.ports()
+        self._connection = HTTPConnection(HOST, self.port, timeout=PATIENCE_S)
 
     def ask(self, path: str) -> Any:
         """Return the JSON at a path."""
@@ -56,9 +65,12 @@ class Gateway:
 def measure(
     bed: ControlPlane, programs: Programs, pods: int, relabels: int, gateways: int = 2
 ) -> dict[str, Any]:
-    """Relabel pods one after the other; return milliseconds of the patch and until all follow."""
+    """Relabel pods one after the other; return milliseconds of the patch and until all follow.
+
+    `said` is what a worker's and a gateway's metrics looked like.
+    """
     namespace = bed.api.create_namespace("relabels")
-    port = _start_worker(programs)
+    port, metrics_port = _start_worker(programs)
     for index in range(pods):
         _create_pod(bed.api, namespace, f"pod-{index}", ROLES[index % len(ROLES)], port)
     config = bed.api.service_account(namespace, "gateway", rules=[_PODS_RULE])
@@ -78,7 +90,12 @@ def measure(
         samples.append((patched_s - began_s, time.perf_counter() - began_s))
         time.sleep(PAUSE_S)
     peak_mib = max(memory_mib(gateway.program.pid)["peak_rss"] for gateway in fleet)
+    said = {
+        PortName.WORKER_METRICS: get_text(f"http://{HOST}:{metrics_port}/metrics"),
+        PortName.GATEWAY_HTTP: get_text(f"http://{HOST}:{fleet[0].port}/metrics"),
+    }
     programs.stop()
+    local_ports.release(metrics_port, 1)
     bed.api.delete_namespace(namespace)
     patch_ms, done_ms = ([second * 1e3 for second in each] for each in zip(*samples, strict=True))
     return {
@@ -88,13 +105,18 @@ def measure(
         "followed_ms": distribution(done_ms),
         "gateway_peak_mib": peak_mib,
         "samples_ms": done_ms,
+        "said": said,
     }
 
 
-def _start_worker(programs: Programs) -> int:
+def _start_worker(programs: Programs) -> tuple[int, int]:
+    """Start the worker; return its port and that of its metrics."""
+    metrics_port = local_ports.free_block(1, HOST)
     command = [sys.executable, "-m", "epd_worker", "--name", "all", "--listen", "127.0.0.1:0"]
     command += ["--engine", "simulated", "--served-name", "simulated", "--exit-with-parent"]
-    return programs.start("worker", command, set().union(*cores())).ports()[0]
+    command += ["--metrics-listen", f"{HOST}:{metrics_port}"]
+    port = programs.start("worker", command, set().union(*cores())).ports()[0]
+    return port, metrics_port
 
 
 def _start_gateway(programs: Programs, name: str, namespace: str, config: Any) -> Gateway:

@@ -1,7 +1,8 @@
 """What the operator costs with 1,000 pods in 10 clusters, and with nothing to do.
 
 The API server, the scheduler and the controllers are real; kwok plays the nodes, and nothing runs
-in the pods. The operator is a process of its own, with rights everywhere and no election.
+in the pods: at their addresses, all of loopback, one program repeats the metrics of a real worker
+and a real gateway. The operator is a process of its own, with rights everywhere and no election.
 """
 
 import json
@@ -17,11 +18,20 @@ from kube.fake_nodes import FakeNodes
 from programs import BENCH, MeasurementError, Program, Programs, cores, get_text, memory_mib
 
 from epd.api.names import ControlMode
-from epd.vocabulary import API_GROUP, API_VERSION, API_VERSION_NAME, KIND, PLURAL
+from epd.vocabulary import (
+    API_GROUP,
+    API_VERSION,
+    API_VERSION_NAME,
+    DEFAULT_PORTS,
+    KIND,
+    PLURAL,
+    PortName,
+)
 from epd_operator import local_ports
 
 CRDS = BENCH.parent / "crds"
 NODES = 8
+POD_RANGE = "127.64.0.0/16"
 PATIENCE_S = 420.0
 HOST = "127.0.0.1"
 _CALLS = re.compile(r'^epd_operator_api_calls_total{.*verb="(\w+)".*} (\S+)', re.MULTILINE)
@@ -89,8 +99,16 @@ class Operator:
             return False
 
 
-def prepare(bed: FakeNodes) -> None:
-    """Make the bed know our kind of object."""
+def prepare(bed: FakeNodes, programs: Programs, said: Mapping[PortName, str]) -> None:
+    """Make the bed know our kind of object, and pods say this at these ports."""
+    command: list[str | Path] = [sys.executable, BENCH / "said.py"]
+    for name, text in said.items():
+        path = programs.folder / f"{name}.txt"
+        path.write_text(text)
+        command.append(f"{DEFAULT_PORTS[name]}={path}")
+    program = programs.start("said", command, set().union(*cores()))
+    program.wait_for(lambda: "answering" in program.log.read_text(), "answer")
+    bed.add(NODES)
     bed.api.kubectl("apply", "--server-side", "-f", CRDS)
     bed.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", CRDS)
 

@@ -20,8 +20,9 @@ NODE_ADDRESS: Final = "10.63.0.1"
 class FakeNodes(ControlPlane):
     """A control plane and its fake nodes, from `start` to `stop`; `add` makes nodes."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Plan one; see `ControlPlane`."""
+    def __init__(self, folder: Path | None = None, pod_range: str = POD_RANGE) -> None:
+        """Plan one; see `ControlPlane`. Pods get their addresses from `pod_range`."""
+        self._pod_range = pod_range
         self._kwok = binaries.find("kwok")["kwok"]
         super().__init__(folder)
         self._count = 0
@@ -37,7 +38,7 @@ class FakeNodes(ControlPlane):
             "--manage-all-nodes=false",
             f"--manage-nodes-with-annotation-selector={ANNOTATION}=fake",
             "--node-lease-duration-seconds=40",
-            f"--cidr={POD_RANGE}",
+            f"--cidr={self._pod_range}",
             f"--node-ip={NODE_ADDRESS}",
         )
 
