@@ -35,32 +35,40 @@ def folders() -> Mapping[str, Path]:
 
 def claims(namespace: str) -> list[Manifest]:
     """Return the volumes, and the claims to them, of one namespace."""
-    made = []
-    for name, path in folders().items():
-        size = {"storage": _SIZE}
-        both = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-        volume = f"{namespace}-{_claim(name)}"
-        made += [
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": volume},
-                "spec": {
-                    **both,
-                    "capacity": size,
-                    "claimRef": {"namespace": namespace, "name": _claim(name)},
-                    "persistentVolumeReclaimPolicy": "Retain",
-                    "hostPath": {"path": str(path), "type": "Directory"},
-                },
+    return [
+        each
+        for name, path in folders().items()
+        for each in folder_claim(namespace, _claim(name), path)
+    ]
+
+
+def folder_claim(
+    namespace: str, name: str, path: Path, access: str = "ReadOnlyMany"
+) -> list[Manifest]:
+    """Return a volume that is a folder of this machine, and a claim to it, of that name."""
+    size = {"storage": _SIZE}
+    both = {"accessModes": [access], "storageClassName": ""}
+    volume = f"{namespace}-{name}"
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                **both,
+                "capacity": size,
+                "claimRef": {"namespace": namespace, "name": name},
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": str(path), "type": "Directory"},
             },
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": _claim(name), "namespace": namespace},
-                "spec": {**both, "volumeName": volume, "resources": {"requests": size}},
-            },
-        ]
-    return made
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {**both, "volumeName": volume, "resources": {"requests": size}},
+        },
+    ]
 
 
 def volumes() -> list[Manifest]:

@@ -28,7 +28,7 @@ one for the whole run, up in 7 to 17 s, with the definitions of `crds/` in it:
 - `one_node.load_image(name, files)`: an image for an image volume (`oci://`)
 - `kube.host_environment`: `claims(namespace)` to apply, then `pod_template("worker")` brings this
   checkout and its Python into pods of `kube.node_files.SHELL_IMAGE`, read-only, also under the
-  restricted standard
+  restricted standard; `folder_claim(...)` makes a claim of any folder
 
 `node_namespace` is a fresh namespace there, restricted, with those claims in it.
 
