@@ -8,6 +8,7 @@ everywhere. Between programs a span is named by its W3C `traceparent`.
 import logging
 import os
 import re
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-FLUSH_MS: Final = 2000
+FLUSH_S: Final = 2.0
 """What a program that ends grants its last spans."""
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -99,9 +100,11 @@ class Tracing:
         span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, reason))
 
     def close(self) -> None:
-        """Send what is left, for at most `FLUSH_MS`, and stop."""
-        self._provider.force_flush(FLUSH_MS)
-        self._provider.shutdown()
+        """Send what is left, and stop; what a slow collector has not taken by then is lost."""
+        # The exporter's own limits are longer than a program may take to end.
+        last = threading.Thread(target=self._provider.shutdown, daemon=True)
+        last.start()
+        last.join(FLUSH_S)
 
 
 def start_tracing(
