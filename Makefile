@@ -79,6 +79,9 @@ bench-operator: env ## Measure the operator, and gateways that follow pods, on a
 figures: env ## Run the simulator's studies; writes build/figures/NAME.json and .png.
 	$(PY) bench/figures.py $(NAME)
 
+dashboards-preview: env ## Draw the dashboards from a real Prometheus over a simulated cluster, to docs/images.
+	$(PY) hack/preview_dashboards.py
+
 lock: env ## Resolve locks/ anew, keeping pins that still fit (UV_FIND_LINKS=… for local wheels).
 	$(PY) hack/lock.py
 

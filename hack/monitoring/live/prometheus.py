@@ -1,0 +1,149 @@
+"""A real Prometheus that scrapes what it is told, with our rules; and what it answers."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import yaml
+from kube import binaries
+
+SCRAPE_INTERVAL_S: Final = 0.5
+START_TIMEOUT_S: Final = 60
+QUERY_TIMEOUT_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to scrape: HOST:PORT, and the labels its series get unless they have them."""
+
+    address: str
+    labels: Mapping[str, str]
+
+
+def program(name: str) -> str:
+    """Return the path of a program of Prometheus.
+
+    Raises:
+        kube.binaries.UnavailableError: It is nowhere to be had.
+    """
+    try:
+        return str(binaries.find(name)[name])
+    except binaries.UnavailableError:
+        if installed := shutil.which(name):
+            return installed
+        raise
+
+
+class PrometheusServer:
+    """One server; `url` is its address."""
+
+    def __init__(
+        self, folder: Path, rules: Sequence[Path] = (), alertmanagers: Sequence[str] = ()
+    ) -> None:
+        """Start a server in an empty folder.
+
+        Args:
+            folder: For its files.
+            rules: Rule files, evaluated each second.
+            alertmanagers: HOST:PORTs that are told of alerts.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._targets = folder / "targets.json"
+        self.set_targets([])
+        config = {
+            "global": {
+                "scrape_interval": f"{SCRAPE_INTERVAL_S * 1e3:.0f}ms",
+                "evaluation_interval": "1s",
+            },
+            "rule_files": [str(path) for path in rules],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [*alertmanagers]}]}]},
+            "scrape_configs": [
+                {
+                    "job_name": "epd",
+                    "honor_labels": True,
+                    "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}],
+                }
+            ],
+        }
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        self._log = (folder / "prometheus.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={folder / 'prometheus.yaml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--enable-feature=exemplar-storage",
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def set_targets(self, targets: Sequence[Target]) -> None:
+        """Scrape these from now on."""
+        groups = [
+            {"targets": [target.address], "labels": dict(target.labels)} for target in targets
+        ]
+        self._targets.write_text(json.dumps(groups))
+
+    def until_ready(self) -> None:
+        """Wait until it answers."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                if httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError("prometheus does not get ready; see its log")
+            time.sleep(0.05)
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        """Return the data of an answer of its HTTP API; what it refuses is raised."""
+        answer = httpx.post(
+            f"{self.url}/api/v1/{path}", data=parameters, trust_env=False, timeout=QUERY_TIMEOUT_S
+        )
+        body = answer.json()
+        if body["status"] != "success":
+            raise RuntimeError(f"{body.get('error')}: {parameters.get('query')}")
+        return body["data"]
+
+    def alerts(self) -> dict[str, set[str]]:
+        """Return the names of alerts by state: `pending`, `firing`."""
+        answer = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False, timeout=QUERY_TIMEOUT_S)
+        found: dict[str, set[str]] = {"pending": set(), "firing": set()}
+        for alert in answer.json()["data"]["alerts"]:
+            found[alert["state"]].add(alert["labels"]["alertname"])
+        return found
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+@contextmanager
+def prometheus(
+    folder: Path, rules: Sequence[Path] = (), alertmanagers: Sequence[str] = ()
+) -> Iterator[PrometheusServer]:
+    """Run a server for as long as the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = PrometheusServer(folder, rules, alertmanagers)
+    try:
+        server.until_ready()
+        yield server
+    finally:
+        server.stop()
