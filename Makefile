@@ -15,11 +15,11 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: ## Make .venv. LIGHT=1: without vLLM and torch. CUDA=1: for a GPU machine.
 	@$(PYTHON) hack/make_env.py $(PARTS)
