@@ -20,8 +20,11 @@ class SteadyTraffic:
         phase: What the test is at; stands in the lines of `faults`.
     """
 
-    def __init__(self, client: httpx.AsyncClient, bodies: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, bodies: list[dict[str, Any]], pause_s: float = 0
+    ) -> None:
         self._client = client
+        self._pause_s = pause_s
         self._bodies = bodies
         self._expected: dict[int, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,6 +75,7 @@ class SteadyTraffic:
                 self.answered[phase] += 1
             else:
                 self.faults.append(f"{phase}: altered: {said!r}, not {self._expected[number]!r}")
+            await asyncio.sleep(self._pause_s)
 
     async def _ask(self, body: dict[str, Any]) -> str:
         events: list[str] = []
@@ -88,10 +92,13 @@ class SteadyTraffic:
 
 @asynccontextmanager
 async def steady_traffic(
-    client: httpx.AsyncClient, bodies: list[dict[str, Any]], clients: int = CLIENTS
+    client: httpx.AsyncClient,
+    bodies: list[dict[str, Any]],
+    clients: int = CLIENTS,
+    pause_s: float = 0,
 ) -> AsyncIterator[SteadyTraffic]:
-    """Ask for the time of the block."""
-    traffic = SteadyTraffic(client, bodies)
+    """Ask for the time of the block; each client waits for `pause_s` between two streams."""
+    traffic = SteadyTraffic(client, bodies, pause_s)
     await traffic.start(clients)
     try:
         yield traffic
