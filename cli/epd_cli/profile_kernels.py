@@ -105,13 +105,10 @@ def kernels(model_name: str, gpu: str, sizes: Sizes) -> Kernels:
         times_ms, _, _, tokens = backend._run_encoder_phase(model, database, run, 1)
         return tokens // images, sum(times_ms.values())
 
-    def prefill(tokens: int) -> tuple[int, float]:
-        return tokens, engine.predict_prefill_latency(bs=1, isl=tokens)
-
     vision = model.encoder_config
     measured = Measured(
-        prefill=[prefill(tokens) for tokens in sizes.prompts],
-        held_out=[prefill(tokens) for tokens in sizes.held_out],
+        prefill=[(n, engine.predict_prefill_latency(bs=1, isl=n)) for n in sizes.prompts],
+        held_out=[(n, engine.predict_prefill_latency(bs=1, isl=n)) for n in sizes.held_out],
         decode=[
             (batch, batch * context, engine.predict_decode_latency(bs=batch, isl=context))
             for batch in sizes.batches
@@ -130,8 +127,12 @@ def kernels(model_name: str, gpu: str, sizes: Sizes) -> Kernels:
     used = backend._get_memory_usage(model, database, 1, 1, sizes.prompts[0], _OUTPUT)
     room = database.system_spec["gpu"]["mem_capacity"] * _MEMORY_SHARE
     room -= (used["total"] - used["kvcache"]) * _GIB
-    source = (
+    source = _source(model_name, system)
+    return Kernels(measured, int(room / measured.kv_bytes_per_token), vision is not None, source)
+
+
+def _source(model_name: str, system: str) -> str:
+    return (
         f"{model_name}, bf16, on {system}: kernel times of vLLM {ENGINE_VERSION} summed by "
         f"{PACKAGE} {version(PACKAGE)}; no CPU time, no scheduling, no handoff"
     )
-    return Kernels(measured, int(room / measured.kv_bytes_per_token), vision is not None, source)

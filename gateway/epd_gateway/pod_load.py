@@ -110,7 +110,8 @@ class LoadBook:
         book.service_us_total = reported.service_us_total
         book.tokens_total = reported.tokens_total
         if not view.service_ms:
-            view.service_ms, view.tokens = sample_ms, tokens
+            view.service_ms, view.tokens, view.batch = sample_ms, tokens, float(reported.running)
         else:
             view.service_ms += _NEW_SAMPLE_WEIGHT * (sample_ms - view.service_ms)
             view.tokens += _NEW_SAMPLE_WEIGHT * (tokens - view.tokens)
+            view.batch += _NEW_SAMPLE_WEIGHT * (reported.running - view.batch)

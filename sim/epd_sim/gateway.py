@@ -7,7 +7,7 @@ loads at intervals and of role changes after a delay, and asks `epd.policy.place
 from dataclasses import dataclass, field
 from typing import Final
 
-from epd.policy import placement
+from epd.policy import admission, placement
 from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Stage
 from epd.wire.messages import Load, StageLoad
@@ -28,12 +28,14 @@ class GatewaySettings:
         label_ms: How long a role change takes to reach the first gateway.
         label_spread_ms: How much later the last one learns of it.
         costs: The constants of placement.
+        classes: Offline requests wait in line for a moment when they harm no online one.
     """
 
     report_ms: float = 100.0
     label_ms: float = 100.0
     label_spread_ms: float = 100.0
     costs: Costs = field(default_factory=Costs)
+    classes: bool = False
 
 
 class _Gateway:
@@ -73,6 +75,13 @@ class GatewayPlacer:
             delay_ms = settings.label_ms + settings.label_spread_ms * index / last
             change = (gateway, pod, pod.role.stages, pod.offered)
             self._world.clock.after(delay_ms / 1e3, _apply, change)
+
+    def admits(self, call: Call) -> bool:
+        """Keep offline requests in line, if they are a class of their own."""
+        if call.request.shape.online or not self._settings.classes:
+            return True
+        views = self._gateways[call.gateway].views
+        return admission.admits_offline(views, self._settings.costs)
 
     def arrived(self, call: Call) -> None:
         """Pick prefill and decode together, and whether prefill encodes as well."""

@@ -102,6 +102,10 @@ class RoundRobin:
         """Learn of the world."""
         self._pods = world.pods
 
+    def admits(self, call: Call) -> bool:
+        """Everything begins as it comes."""
+        return True
+
     def arrived(self, call: Call) -> None:
         """Plan nothing: every stage is placed when it is due."""
 

@@ -77,6 +77,10 @@ class LabelRouter:
         """Return who was planned at arrival."""
         return call.prefill or self.pods()[0]
 
+    def admits(self, call: Call) -> bool:
+        """Everything begins as it comes."""
+        return True
+
     def arrived(self, call: Call) -> None:
         """Pick who prefills; who decodes is picked when the first token is out."""
         call.prefill = self.choose_prefill(call)

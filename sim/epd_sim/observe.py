@@ -99,14 +99,14 @@ class Observer:
         self._ended = 0
 
     def demand(self) -> Mapping[Stage, StageDemand]:
-        """Return the demand of each stage over the window."""
+        """Return the demand of each stage over the window; offline work takes what is left."""
         now_s, calls = self._world.clock.now_s, self._world.calls
         while (
             self._first < len(calls)
             and calls[self._first].request.arrival_s < now_s - self._window_s
         ):
             self._first += 1
-        recent = [call.request for call in calls[self._first :]]
+        recent = [call.request for call in calls[self._first :] if call.request.shape.online]
         seconds = min(self._window_s, max(now_s, 1e-3))
         offered = offered_pods(recent, seconds, self._curves, self._slo)
         return {stage: self._stage(stage, offered[stage], recent, seconds) for stage in Stage}

@@ -121,7 +121,7 @@ def mean_split(setup: Setup, workload: Workload, method: Method | None = None) -
 
 def first_split(setup: Setup, workload: Workload) -> dict[Role, int]:
     """Return the split that the first minute asks for: what a planner knows at the start."""
-    early = [request for request in workload if request.arrival_s < _PROBE_S]
+    early = [r for r in workload if r.arrival_s < _PROBE_S and r.shape.online]
     return mean_split(setup, early)
 
 
@@ -254,6 +254,15 @@ POLICIES: Final = {
             lambda setup, workload: (
                 first_split(setup, workload),
                 GatewayPlacer(GatewaySettings(costs=overflow_costs(setup.slo))),
+                ElasticControl(setup.method, setup.slo, setup.elastic),
+            ),
+        ),
+        Policy(
+            "elastic-classes",
+            "ours, with offline requests in line until they harm no online one",
+            lambda setup, workload: (
+                first_split(setup, workload),
+                GatewayPlacer(GatewaySettings(costs=overflow_costs(setup.slo), classes=True)),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),

@@ -1,7 +1,7 @@
 """Traffic worth looking at, by name: smooth, bursty, drifting, and what the public traces hold."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi, sin
 from typing import Final
 
@@ -89,6 +89,20 @@ def bursts(rate: float, seconds: float, seed: int) -> list[Request]:
         shape = caption(rng) if rng.random() < 0.5 else chat(rng)
         requests.append(Request(len(requests), now_s, shape))
     return requests
+
+
+def with_offline(workload: Workload, rate: float, seconds: float, seed: int) -> list[Request]:
+    """Return the same traffic with offline chats beside it, so many a second."""
+    rng = np.random.default_rng(seed)
+    arrivals = [(request.arrival_s, request.shape) for request in workload]
+    now_s = 0.0
+    for gap in poisson_gaps(rate, rng):
+        now_s += gap
+        if now_s >= seconds:
+            break
+        arrivals.append((now_s, replace(chat(rng), online=False)))
+    arrivals.sort(key=lambda arrival: arrival[0])
+    return [Request(index, at_s, shape) for index, (at_s, shape) in enumerate(arrivals)]
 
 
 def at_rate(workload: Workload, rate: float, seconds: float) -> list[Request]:

@@ -23,6 +23,7 @@ from epd_sim.workload import Request, Workload
 ENCODE: Final = Stage.ENCODE
 PREFILL: Final = Stage.PREFILL
 DECODE: Final = Stage.DECODE
+_LINE_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Placer(Protocol):
 
     def bind(self, world: "World") -> None:
         """Learn of the world, once, before the first request."""
+        ...
+
+    def admits(self, call: Call) -> bool:
+        """Say whether a call may begin now; asked again and again until it may."""
         ...
 
     def arrived(self, call: Call) -> None:
@@ -180,7 +185,14 @@ class World:
         call = Call(request, index % self.settings.gateways)
         self.calls.append(call)
         self.open_calls += 1
-        self._start(call)
+        self._begin(call)
+
+    def _begin(self, call: Call) -> None:
+        """Start a call, or keep it in line until it may begin."""
+        if self._placer.admits(call):
+            self._start(call)
+        else:
+            self.clock.after(_LINE_POLL_S, self._begin, call)
 
     def _start(self, call: Call) -> None:
         """Place a call and send its first stages."""

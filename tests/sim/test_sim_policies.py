@@ -13,7 +13,7 @@ from epd_sim.costs import H200_QWEN3_VL_8B
 from epd_sim.gateway import GatewayPlacer, GatewaySettings
 from epd_sim.observe import offered_pods
 from epd_sim.policies import POLICIES, Setup, run
-from epd_sim.scenarios import SCENARIOS, square_wave
+from epd_sim.scenarios import SCENARIOS, square_wave, with_offline
 from epd_sim.study import split_over_time
 from epd_sim.world import World, WorldSettings
 
@@ -111,3 +111,20 @@ def test_demand_of_decode_weighs_contexts_by_the_tokens_that_see_them() -> None:
     apart = [offered_pods(part, 240, curves, SLO) for part in parts]
     for stage, pods in together.items():
         assert pods == pytest.approx(sum(part[stage] for part in apart), rel=0.1), stage
+
+
+def test_offline_work_takes_what_online_work_leaves() -> None:
+    """As much offline work as online: in line it costs next to nothing, else most of the SLO."""
+    scenario = SCENARIOS["smooth"]
+    setup = Setup(H200_QWEN3_VL_8B.slowed(3), scenario.slo)
+    online = scenario.make(16, 90, 1)
+    workload = with_offline(online, 20, 90, 2)
+    is_online = np.array([request.shape.online for request in workload])
+
+    def attained(policy: str) -> float:
+        results = run(setup, policy, workload).results
+        return float(results.good(scenario.slo)[is_online].mean())
+
+    alone = run(setup, "elastic-overflow", online).results.attainment(scenario.slo)
+    assert attained("elastic-classes") >= alone - 0.03
+    assert attained("elastic-overflow") < alone - 0.1

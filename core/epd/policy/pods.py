@@ -28,12 +28,14 @@ class StageView:
         waiting: Those of them that have not started.
         service_ms: Mean time of one piece, without waiting; 0 while unknown.
         tokens: Mean tokens of one piece; 0 while unknown.
+        batch: Pieces side by side when that was learnt, on average.
     """
 
     outstanding: int = 0
     waiting: int = 0
     service_ms: float = 0.0
     tokens: float = 0.0
+    batch: float = 0.0
 
 
 @dataclass(slots=True)
