@@ -92,6 +92,7 @@ class RequestContext:
     __slots__ = (
         "answer",
         "avoid",
+        "began_s",
         "calls",
         "distinct_images",
         "envelope",
@@ -130,6 +131,7 @@ class RequestContext:
         self.trace = trace
         self.turn = turn
         self.limit_s = limit_s
+        self.began_s = record.arrived_s
         self.images: tuple[DistinctImage, ...] = ()
         self.distinct_images: tuple[DistinctImage, ...] = ()
         self.calls: list[tuple[Worker, Call]] = []

@@ -19,6 +19,7 @@ from epd_gateway.media import ImageReference
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
 
+_OFFLINE_TIER: Final = "flex"
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _UNSUPPORTED: Final = {
     "audio": "answers are text",
@@ -54,6 +55,7 @@ class Envelope:
             answer can be continued elsewhere once it has begun.
         images: Its images, in the order of their references.
         processor_options: JSON of `mm_processor_kwargs`; empty: none.
+        offline: Nobody waits for it (`service_tier` is `flex`): it may stand in line.
     """
 
     api: Api
@@ -63,6 +65,7 @@ class Envelope:
     splittable: bool
     images: tuple[ImageReference, ...] = ()
     processor_options: bytes = b""
+    offline: bool = False
 
 
 def read_envelope(api: Api, body: bytes, content_type: str = "application/json") -> Envelope:
@@ -101,6 +104,7 @@ def read_envelope(api: Api, body: bytes, content_type: str = "application/json")
         splittable,
         tuple(images),
         orjson.dumps(options) if options else b"",
+        fields.get("service_tier") == _OFFLINE_TIER,
     )
 
 

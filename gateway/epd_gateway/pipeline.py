@@ -9,6 +9,7 @@ continued on another pod from the tokens that the client has had. Whatever happe
 every handle that nobody took is released and every call that still runs is cancelled.
 """
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from time import monotonic
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _LOST_HANDOFF: Final = frozenset({Reason.HANDOFF_LOST, Reason.INCOMPATIBLE})
 # Embeddings can be lost between two looks at them; after so many rounds the request gives up.
 _MAX_ENCODE_ROUNDS: Final = 3
+_LINE_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Pipeline:
             if context.envelope.images:
                 context.set_images(await self._media.resolve(context.envelope.images))
                 self._metrics.images.inc(len(context.images))
+            if context.envelope.offline:
+                await self._stand_in_line(context)
             while True:
                 try:
                     await self._attempt(context)
@@ -97,6 +101,14 @@ class Pipeline:
             context.cancel_calls()
             context.release_kv()
             context.release_embeddings()
+
+    async def _stand_in_line(self, context: RequestContext) -> None:
+        """Wait until the request harms no online one; its time to the first token begins then."""
+        while not self._roster.admits_offline():
+            if monotonic() >= context.limit_s:
+                raise DeadlineExceeded("no room was left for an offline request in its time")
+            await asyncio.sleep(_LINE_POLL_S)
+        context.began_s = monotonic()
 
     # One attempt.
 
@@ -297,7 +309,7 @@ class Pipeline:
         if failure.stage is Stage.ENCODE:
             raise _as_answer(failure)
         now_s, answer = monotonic(), context.answer
-        first_token_limit_s = context.record.arrived_s + self._deadlines.first_token_s
+        first_token_limit_s = context.began_s + self._deadlines.first_token_s
         if now_s >= context.limit_s or (
             answer.first_token_s is None and now_s >= first_token_limit_s
         ):

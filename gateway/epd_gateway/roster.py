@@ -8,11 +8,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, time
 from typing import Final
 
-from epd.policy import placement
+from epd.policy import admission, placement
 from epd.policy.placement import Choice, PairChoice
 from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Method, Role, Stage
@@ -96,6 +96,7 @@ class Roster:
         self._fixed_model = model
         self._feed_model = ""
         self._costs = costs or Costs()
+        self._offline_costs = replace(self._costs, tpot_ms=settings.slo.tpot_ms)
         self._credentials = credentials
         self._source: RosterSource | None = None
         self._retired: dict[Worker, float] = {}
@@ -190,6 +191,10 @@ class Roster:
         """Return another number each time; a request breaks all its ties with one of them."""
         self._turn += 1
         return self._turn
+
+    def admits_offline(self) -> bool:
+        """Say whether an offline request may begin now."""
+        return admission.admits_offline(self.views, self._offline_costs)
 
     def place_encode(
         self,

@@ -126,6 +126,7 @@ class Session:
         limit_s: float = math.inf,
         on_completed: Callable[[Outcome], None] | None = None,
         traceparent: str = "",
+        priority: int = 0,
     ) -> Call:
         """Start a call.
 
@@ -138,6 +139,7 @@ class Session:
             limit_s: Monotonic time by which the call must be done.
             on_completed: See `Call`.
             traceparent: W3C name of the span that the work belongs to; empty: none.
+            priority: Place in the worker's queue; lower goes first.
         """
         self._last_stream += 1
         now_s = monotonic()
@@ -153,7 +155,7 @@ class Session:
             on_completed=on_completed,
         )
         self._calls[call.stream] = call
-        self._submits.append(Submit(call.stream, request_id, work, traceparent=traceparent))
+        self._submits.append(Submit(call.stream, request_id, work, priority, traceparent))
         self._wake.set()
         return call
 

@@ -134,6 +134,7 @@ class Stages:
             Encode(Image(source.data, source.media_type), context.envelope.processor_options),
             Stage.ENCODE,
             context.trace_id,
+            priority=_priority(context),
             first_s=self._deadlines.encode_s,
             limit_s=context.limit_s,
             on_completed=adopt,
@@ -192,6 +193,7 @@ class Stages:
             work,
             _FIRST_STAGE[phase],
             context.trace_id,
+            priority=_priority(context),
             first_s=self._first_event_s(context, phase, kv),
             take=answer.take,
             limit_s=context.limit_s,
@@ -221,7 +223,7 @@ class Stages:
             return deadlines.decode_idle_s
         if context.answer.first_token_s is not None:
             return deadlines.prefill_s
-        left_s = context.record.arrived_s + deadlines.first_token_s - monotonic()
+        left_s = context.began_s + deadlines.first_token_s - monotonic()
         return min(deadlines.prefill_s, left_s)
 
     def _follow(
@@ -261,6 +263,11 @@ def _begin_span(
     if context.trace is None:
         return context.traceparent
     return context.trace.begin(name, worker.name, attempt=attempt, overflow=overflow, replay=replay)
+
+
+def _priority(context: RequestContext) -> int:
+    """Return the place in a worker's queue; lower goes first."""
+    return int(context.envelope.offline)
 
 
 def wire_images(

@@ -179,6 +179,7 @@ class Worker:
         limit_s: float = float("inf"),
         on_completed: Callable[[Outcome], None] | None = None,
         traceparent: str = "",
+        priority: int = 0,
     ) -> Call:
         """Start a call; see `Session.submit`.
 
@@ -197,6 +198,7 @@ class Worker:
             limit_s=limit_s,
             on_completed=on_completed,
             traceparent=traceparent,
+            priority=priority,
         )
 
     def advance(self, call: Call, stage: Stage) -> None:

@@ -334,6 +334,23 @@ async def test_requests_that_come_together_are_spread_before_any_of_them_decodes
     assert [len(cluster.workers[name].phases) for name in ("d1", "d2", "d3")] == [4, 4, 4]
 
 
+async def test_an_offline_request_stands_in_line_until_no_prompt_is_at_work(make_cluster):
+    cluster = await make_cluster(p=P, d=D)
+    prefill = cluster.workers["p"]
+    prefill.gate.clear()
+    online = asyncio.ensure_future(cluster.stream())
+    await until(lambda: len(prefill.submits) == 1)
+    offline = asyncio.ensure_future(cluster.stream(service_tier="flex"))
+    await until(lambda: cluster.metric("epd_accepted_total", images="0") == 2)
+    another = asyncio.ensure_future(cluster.stream())  # comes last, and goes first
+    await until(lambda: len(prefill.submits) == 2)
+    assert not offline.done()
+    prefill.gate.set()
+    for answer in (online, another, offline):
+        assert (await answer).done
+    assert [submit.priority for submit in prefill.submits] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("images", [0, 1])
 async def test_pods_of_each_stage_take_turns(make_cluster, picture, images):
     cluster = await make_cluster(e=E, p1=P, p2=P, d1=D, d2=D)
