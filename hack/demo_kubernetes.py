@@ -5,7 +5,8 @@ pictures through the gateway's Service, relabels pods while streams run, and sho
 lost. Every claim of the last line is checked; if one does not hold, the exit status is 1.
 
 Where there is no root or no Kubernetes to be had, it says so in one line and runs `epd demo`: the
-same cluster as processes of this machine.
+same cluster as processes of this machine. With `--mine` it runs on the cluster of KUBECONFIG, and
+removes what it made there.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from demo_cluster import NAMESPACE, DemoCluster
-from kube import binaries
+from demo_reach import OwnNode, Reach, UsersCluster, program
+from kube.api import KubectlError
 from kube.bed import BedError
 from kube.binaries import ROOT, UnavailableError
 from kube.node import Node
@@ -50,25 +53,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="make demo")
     parser.add_argument("-f", "--file", type=Path, default=ROOT / "examples" / "tiny.yaml")
     parser.add_argument("--keep", action="store_true", help="leave it up until Ctrl-C")
+    parser.add_argument("--mine", action="store_true", help="run on the cluster of KUBECONFIG")
+    parser.add_argument("--values", type=Path, help="values of the chart epd, such as images")
     options = parser.parse_args()
     try:
         cluster = load_cluster(options.file)
-        manifest = yaml.safe_load(options.file.read_text())
-        return asyncio.run(_demo(cluster, manifest, keep=options.keep))
+        return asyncio.run(_demo(cluster, options))
     except NotHere as why:
         print(f"no Kubernetes on this machine ({why}): the cluster runs as processes instead\n")
         keep = ["--keep"] if options.keep else []
         return subprocess.run([*EPD, "demo", "-f", options.file, *keep], check=False).returncode
-    except (BedError, CommandError, subprocess.CalledProcessError) as error:
+    except (BedError, CommandError, KubectlError, subprocess.CalledProcessError) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-async def _demo(cluster: EPDCluster, manifest: dict[str, Any], *, keep: bool) -> int:
+async def _demo(cluster: EPDCluster, options: argparse.Namespace) -> int:
+    if options.mine:
+        with UsersCluster() as reach:
+            where = "its nodes have our files" if reach.has_our_files else "images by their names"
+            _step(1, f"The cluster of KUBECONFIG={reach.kubeconfig} ({where})")
+            if reach.has_our_files:
+                await demo_model.ensure(cluster)
+            return await _show(reach, cluster, options)
     try:
-        helm = binaries.find("helm")["helm"]
+        program("helm")
         bed = Node()
     except UnavailableError as error:
         raise NotHere(str(error)) from None
@@ -78,14 +89,24 @@ async def _demo(cluster: EPDCluster, manifest: dict[str, Any], *, keep: bool) ->
     began_s = time.monotonic()
     with bed as node:
         print(f"  ready after {time.monotonic() - began_s:.1f} s")
-        demo = Demo(node, helm, manifest)
-        demo.exact = cluster.spec.engine.type is EngineType.SIMULATED or any(
-            "float32" in argument for argument in cluster.spec.engine.args
-        )
+        return await _show(OwnNode(node), cluster, options)
+
+
+async def _show(reach: Reach, cluster: EPDCluster, options: argparse.Namespace) -> int:
+    demo = Demo(reach, yaml.safe_load(options.file.read_text()), options.values)
+    demo.exact = cluster.spec.engine.type is EngineType.SIMULATED or any(
+        "float32" in argument for argument in cluster.spec.engine.args
+    )
+    try:
         faults = await demo.run()
-        if keep:
+        if options.keep:
             print(demo.how_to_use(), flush=True)
-            await asyncio.Event().wait()
+            with suppress(asyncio.CancelledError):  # Ctrl-C
+                await asyncio.Event().wait()
+    finally:
+        # A node of ours goes as a whole.
+        if options.mine:
+            demo.remove()
     return 1 if faults else 0
 
 
@@ -110,12 +131,12 @@ class FlipRecord:
 
 
 class Demo:
-    """What is shown on a node that is up."""
+    """What is shown on a Kubernetes that is up."""
 
-    def __init__(self, node: Node, helm: Path, manifest: dict[str, Any]) -> None:
-        """Show `manifest` on `node`."""
-        self._node = node
-        self._cluster = DemoCluster(node, helm, manifest)
+    def __init__(self, reach: Reach, manifest: dict[str, Any], values: Path | None) -> None:
+        """Show `manifest` on the cluster of `reach`; see `DemoCluster`."""
+        self._reach = reach
+        self._cluster = DemoCluster(reach, manifest, values)
         self._model: str = manifest["spec"]["model"]["servedName"]
         self.exact = True
         self._probes = 0
@@ -140,10 +161,15 @@ class Demo:
         _step(8, "The result")
         return self._verdict(slots, records, before)
 
+    def remove(self) -> None:
+        """Remove what was made."""
+        _step(9, "Everything that was made is removed; the kind EPDCluster stays")
+        self._cluster.remove()
+
     def how_to_use(self) -> str:
         """Say how to look at it from another terminal."""
-        kubeconfig = shlex.quote(str(self._node.api.kubeconfig))
-        kubectl = binaries.find("kubectl")["kubectl"]
+        kubeconfig = shlex.quote(self._reach.kubeconfig)
+        kubectl = program("kubectl")
         return f"""
 It stays up until Ctrl-C. From another terminal:
   export KUBECONFIG={kubeconfig}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from chat_streams import ChatStream, ask_about, numbers
 from demo_cluster import DemoCluster
-from kube import binaries
+from demo_reach import OwnNode
 from kube.binaries import UnavailableError
 from kube.node import Node
 
@@ -72,8 +72,7 @@ def conditions(status: dict[str, Any]) -> dict[str, str]:
 async def test_pods_of_a_real_node_follow_the_traffic(empty_node: Node) -> None:
     """Long prompts, 45 ms of a pod each: prefill gets pods, and the status says why."""
     print(f"seed {SEED}")
-    helm = binaries.find("helm")["helm"]
-    cluster = DemoCluster(empty_node, helm, yaml.safe_load(EXAMPLE.read_text()))
+    cluster = DemoCluster(OwnNode(empty_node), yaml.safe_load(EXAMPLE.read_text()))
     cluster.install()
     await cluster.apply()
     assert Counter(cluster.roles().values())[Role.PREFILL] == 2
