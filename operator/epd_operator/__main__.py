@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from epd import logs
 from epd_operator.cluster import ServerNotFoundError
-from epd_operator.handlers import WatchEndedError
 from epd_operator.service import run
 from epd_operator.settings import parse_arguments
 
@@ -30,8 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(run(settings))
     except ServerNotFoundError as error:
         return _complain(str(error), USER_MISTAKE)
-    except WatchEndedError as error:
-        return _complain(f"{error}; a fresh start watches again", FAILURE)
     except OSError as error:
         return _complain(f"{error.strerror or error}", FAILURE)
     return 0

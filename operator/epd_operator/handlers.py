@@ -27,6 +27,10 @@ STOP_S: Final = 25.0
 
 LINGER_S: Final = 0.25
 
+RESTART_S: Final = 2.0
+"""kopf gives up at what it takes for fatal: a line that was cut, a watch or list refused with 410,
+an error of the server's in a watch. We begin anew, with a list, so that nothing is missed."""
+
 WATCH_S: Final = 600  # whole: kopf writes it into the URL as it is
 PAGE_OBJECTS: Final = 500
 
@@ -35,10 +39,6 @@ Login = Callable[[], Awaitable[Credentials]]
 
 _CLUSTERS: Final = (API_GROUP, API_VERSION_NAME, PLURAL)
 _OWNED: Final = (("v1", "pods"), ("apps", "v1", "deployments"))
-
-
-class WatchEndedError(Exception):
-    """The watches ended, and nobody had asked them to."""
 
 
 class Watch:
@@ -61,31 +61,38 @@ class Watch:
         self._login = login
         self._namespaces = list(namespaces)
         self._halt = threading.Event()
+        self._stop_kopf = threading.Event()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
 
     async def run(self) -> None:
-        """Watch until cancelled; an end before that is an error."""
+        """Watch until cancelled, whatever happens."""
         self._thread.start()
         try:
             await asyncio.shield(self._ended)
         finally:
             self._halt.set()
+            self._stop_kopf.set()
             done, _ = await asyncio.wait([self._ended], timeout=STOP_S)
             if not done:
                 log.warning("the watches take over %.0f s to end and are left behind", STOP_S)
-        raise WatchEndedError("kopf ended its watches by itself")
 
     def _run(self) -> None:
-        try:
-            asyncio.run(self._watch())
-        except Exception as error:
-            log.exception("the watches broke")
-            self._tell(self._ended.set_exception, WatchEndedError(str(error)))
-        else:
-            self._tell(self._ended.set_result, None)
+        while not self._halt.is_set():
+            try:
+                asyncio.run(self._watch())
+                why = "kopf ended them by itself"
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+            if not self._halt.is_set():
+                log.warning("the watches ended: %s; they are begun anew", why)
+                self._halt.wait(RESTART_S)
+        self._tell(self._ended.set_result, None)
 
     async def _watch(self) -> None:
+        self._stop_kopf = stop = threading.Event()
+        if self._halt.is_set():
+            return
         try:
             await kopf.operator(
                 registry=make_registry(self._relay, self._login),
@@ -96,9 +103,11 @@ class Watch:
                 identity=cast(Any, MANAGER),
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
-                stop_flag=self._halt,
+                stop_flag=stop,
             )
         finally:
+            # kopf waits for this flag in a thread of the loop, and the loop for its threads.
+            stop.set()
             # aiohttp says that its TLS connections are closed when they only begin to be.
             await asyncio.sleep(LINGER_S)
 
