@@ -16,6 +16,8 @@ from pathlib import Path
 from time import monotonic, process_time
 from typing import Any
 
+import numpy as np
+
 from epd.vocabulary import Method
 from epd_sim import figures
 from epd_sim.calibration import PUBLISHED, Ratio, ablation, compared
@@ -23,7 +25,7 @@ from epd_sim.costs import H200_QWEN3_VL_8B
 from epd_sim.method_grid import OBJECTIVES, SHAPES, cell
 from epd_sim.policies import Setup, run
 from epd_sim.results import Slo
-from epd_sim.scenarios import SCENARIOS, at_rate, drift, smooth, square_wave
+from epd_sim.scenarios import SCENARIOS, at_rate, drift, smooth, square_wave, with_offline
 from epd_sim.study import Row, fluid_limit, sustained_rate
 from epd_sim.traces import AZURE_CODE, SERVEGEN_IMAGE, TraceError, azure, find_trace, servegen
 from epd_sim.workload import Workload
@@ -34,6 +36,7 @@ SEED = 1
 COSTS = H200_QWEN3_VL_8B.slowed(3)
 RIVALS = ("operator", "colocated", "best-static", "arrow-v2", "churn-180", "churn-5")
 OURS = ("elastic", "clairvoyant")
+DRIFTING = (*OURS, "elastic-overflow")
 
 Make = Callable[[float], Workload]
 
@@ -66,7 +69,7 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         _square,
         SCENARIOS["square-wave"].slo,
         Method.E_P_D,
-        (*OURS, *RIVALS),
+        (*DRIFTING, *RIVALS),
         4,
         24,
     ),
@@ -78,7 +81,7 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         4,
         24,
     ),
-    "drift": (_drift, SCENARIOS["drift"].slo, Method.E_P_D, (*OURS, *RIVALS), 4, 24),
+    "drift": (_drift, SCENARIOS["drift"].slo, Method.E_P_D, (*DRIFTING, *RIVALS), 4, 24),
     "smooth": (_smooth, SCENARIOS["smooth"].slo, Method.E_P_D, (*OURS, "best-static"), 4, 24),
     "azure-code": (
         _azure,
@@ -175,6 +178,43 @@ def method_grid(pool: ProcessPoolExecutor) -> Any:
     return rows
 
 
+def offline_one(policy: str, online_rate: float, offline_rate: float) -> dict[str, Any]:
+    """Return what online requests met, and the offline tokens that came beside them."""
+    scenario = SCENARIOS["smooth"]
+    workload: Workload = _smooth(online_rate)
+    end_s = workload[-1].arrival_s
+    if offline_rate:
+        workload = with_offline(workload, offline_rate, end_s, SEED + 1)
+    results = run(Setup(COSTS, scenario.slo), policy, workload).results
+    is_online = np.array([request.shape.online for request in workload])
+    in_time = ~is_online & (results.end_s <= end_s)
+    return {
+        "policy": policy,
+        "online_rate": online_rate,
+        "offline_rate": offline_rate,
+        "online_attainment": float(results.good(scenario.slo)[is_online].mean()),
+        "offline_tokens_per_s": float(results.output_tokens[in_time].sum() / end_s),
+    }
+
+
+def offline(pool: ProcessPoolExecutor) -> Any:
+    """Tell what offline work costs online work, with classes and without."""
+    cells = [
+        (policy, online_rate, offline_rate)
+        for online_rate, rates in ((16, (0, 20)), (20, (0, 10)))
+        for offline_rate in rates
+        for policy in ("elastic-overflow", "elastic-classes")
+        if offline_rate or policy == "elastic-overflow"
+    ]
+    rows = list(pool.map(offline_one, *zip(*cells, strict=True)))
+    for row in rows:
+        print(
+            f"  {row['policy']:16s} {row['online_rate']:g} online, {row['offline_rate']:g} offline"
+            f": {row['online_attainment']:.1%} met, {row['offline_tokens_per_s']:,.0f} tokens/s"
+        )
+    return rows
+
+
 def speed_one(policy: str) -> float:
     """Return the requests that a minute of CPU simulates, on eight pods behind two gateways."""
     workload = smooth(12, 300, SEED)
@@ -198,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "calibration": calibration,
         **{name: partial(sweep, name) for name in SWEEPS},
         "method-grid": method_grid,
+        "offline": offline,
         "speed": speed,
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
