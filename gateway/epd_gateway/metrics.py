@@ -69,9 +69,7 @@ class ApiMetrics:
 class GatewayMetrics:
     """Everything this process counts itself. Attributes are bound Prometheus children."""
 
-    def __init__(
-        self, slo: Slo, model: str = "", registry: CollectorRegistry | None = None
-    ) -> None:
+    def __init__(self, slo: Slo, registry: CollectorRegistry | None = None) -> None:
         """Register all of the gateway's own metrics; answers are counted against `slo`."""
         # When a series began is one more series for each, and Prometheus knows it anyway.
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -89,8 +87,6 @@ class GatewayMetrics:
         self.stage_outside: dict[Stage, Histogram] = _children(parents, telemetry.STAGE_OUTSIDE)
         self.goodput = Goodput(slo, parents)
         self.flip_delay = cast(Histogram, parents[telemetry.FLIP_DELAY.name])
-        info = cast(Gauge, parents[telemetry.GATEWAY_INFO.name])
-        info.labels(version=version("epd-operator"), model=model).set(1)
         self.handoff: dict[str, Histogram] = _children(parents, telemetry.HANDOFF_DURATION)
         self.placements: dict[Stage, Counter] = _children(parents, telemetry.PLACEMENTS)
         self.overflows: dict[Stage, Counter] = _children(parents, telemetry.OVERFLOWS)
@@ -201,6 +197,13 @@ class RosterCollector(Collector):
         yield _gauge(telemetry.ROSTER_CURRENT, self._roster.is_current)
         yield self._pods()
         yield from self._stages()
+        info = GaugeMetricFamily(
+            telemetry.GATEWAY_INFO.name,
+            telemetry.GATEWAY_INFO.help,
+            labels=telemetry.GATEWAY_INFO.labels,
+        )
+        info.add_metric([version("epd-operator"), ",".join(sorted(self._roster.models))], 1)
+        yield info
         yield _gauge(telemetry.CONNECTIONS, self._open_connections())
         yield _counter(telemetry.DISCONNECTS, self._http.disconnects_total)
         refusals = CounterMetricFamily(
@@ -245,7 +248,7 @@ _READ_AT_SCRAPE: Final = frozenset(
         telemetry.WORKER_FRAMES, telemetry.EVENTS, telemetry.EVENT_BYTES, telemetry.ROSTER_VERSION,
         telemetry.ROSTER_CURRENT, telemetry.ROSTER_PODS, telemetry.CONNECTIONS,
         telemetry.DISCONNECTS, telemetry.REFUSALS, telemetry.ROSTER_STAGE_PODS,
-        telemetry.STAGE_MISSING,
+        telemetry.STAGE_MISSING, telemetry.GATEWAY_INFO,
     }
 )  # fmt: skip
 _OWN: Final = tuple(

@@ -81,7 +81,7 @@ async def running_gateway(
     Raises:
         SettingsError: An address cannot be bound, or keys or a certificate cannot be read.
     """
-    metrics = GatewayMetrics(settings.slo, model)
+    metrics = GatewayMetrics(settings.slo)
     async with AsyncExitStack() as stack:
         worker_tls(settings.workers)  # a mistake in it is told at once, not once a worker
         credentials = partial(worker_tls, settings.workers)
