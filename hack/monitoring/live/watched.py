@@ -1,49 +1,36 @@
-"""A simulated cluster, an operator on a real control plane, and Prometheus over both."""
+"""A simulated cluster, and a Prometheus that watches it by our rules."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import yaml
 from gen_monitoring import RULES
-from kube.control_plane import ControlPlane
 
-from epd_operator import local_ports
-from epd_operator.local_state import RunningCluster, StateDirectory
+from epd_operator.local_roster import RosterFile
 from monitoring.live.prometheus import PrometheusServer, Target, prometheus
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+PROGRAM: Final = Path(__file__).with_name("cluster.py")
 PATIENCE_S: Final = 120.0
-HOST: Final = "127.0.0.1"
 NAME: Final = "watched"
-CURVES: Final = "time_scale: 2.0\n"
+MODEL: Final = "simulated"
+CURVES: Final = "time_scale: 4.0\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A cluster that runs, and who watches it."""
+    """A cluster that runs, and who watches it; `url` is its gateway's."""
 
-    cluster: RunningCluster
-    state: StateDirectory
+    url: str
+    roster: RosterFile
     prometheus: PrometheusServer
-
-    def targets(self, *more: Target) -> None:
-        """Have all programs of the cluster scraped, and more."""
-        labels = {"namespace": "local", "epd_dev_cluster": NAME}
-        gateway = self.cluster.gateway_url.removeprefix("http://")
-        control = self.cluster.control_metrics_url.removeprefix("http://").partition("/")[0]
-        workers = (pod.address.rpartition(":") for pod in self.cluster.pods)
-        addresses = [gateway, control, *(f"{host}:{int(port) + 1}" for host, _, port in workers)]
-        own = [Target(address, labels) for address in addresses if address]
-        self.prometheus.set_targets([*own, *more])
 
 
 def manifest(curves: Path, **spec: Any) -> dict[str, Any]:
@@ -53,7 +40,7 @@ def manifest(curves: Path, **spec: Any) -> dict[str, Any]:
         "kind": "EPDCluster",
         "metadata": {"name": NAME},
         "spec": {
-            "model": {"source": "simulated", "servedName": "simulated"},
+            "model": {"source": MODEL, "servedName": MODEL},
             "engine": {"type": "Simulated", "simulated": {"costCurvesFile": str(curves)}},
             "replicas": 6,
             "method": "E-P-D",
@@ -82,68 +69,46 @@ def watched_cluster(
         alertmanagers: HOST:PORTs that are told of alerts.
         spec: Changes of the cluster's spec.
     """
-    curves = folder / "curves.yaml"
+    curves, file = folder / "curves.yaml", folder / "cluster.yaml"
     curves.write_text(curves_text)
-    file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(manifest(curves, **spec)))
-    state = StateDirectory(folder / "state")
-    with ExitStack() as stack:
-        server = stack.enter_context(prometheus(folder / "prometheus", [rules], alertmanagers))
-        stack.enter_context(_up(file, state, folder / "up.log"))
-        watched = Watched(state.read(), state, server)
-        watched.targets()
-        yield watched
+    with (
+        prometheus(folder / "prometheus", [rules], alertmanagers) as server,
+        _running(folder, file) as addresses,
+    ):
+        labels = {"namespace": "local", "epd_dev_cluster": NAME}
+        server.set_targets([Target(address, labels) for address in addresses["targets"]])
+        url = addresses["gateway"]
+        until(lambda: _is_ready(url))
+        yield Watched(url, RosterFile(folder / "roster.json"), server)
 
 
 @contextmanager
-def _up(file: Path, state: StateDirectory, log: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "epd_cli", "up", "-f", str(file), "--port", "0"]
-    command += ["--state-dir", str(state.path)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        until(lambda: process.poll() is not None or " is ready after " in log.read_text())
-        if process.poll() is not None:
-            raise RuntimeError(f"the cluster did not start:\n{log.read_text()}")
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)
+def _running(folder: Path, file: Path) -> Iterator[dict[str, Any]]:
+    with (
+        (folder / "cluster.log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder), str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
         try:
-            process.wait(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                raise RuntimeError((folder / "cluster.log").read_text())
+            yield json.loads(line)
+        finally:
             process.kill()
-            process.wait()
 
 
-@contextmanager
-def operator(plane: ControlPlane, folder: Path) -> Iterator[Target]:
-    """Run an operator over one cluster whose pods have no node; return where its metrics are."""
-    plane.api.kubectl("apply", "--server-side", "-f", ROOT / "crds")
-    plane.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", ROOT / "crds")
-    spec = {"model": {"source": "m", "servedName": "m"}, "engine": {"type": "Simulated"}}
-    cluster = manifest(Path("unused"), **spec, replicas=3, control={"mode": "Off"})
-    namespace = plane.api.create_namespace()
-    plane.api.kubectl("apply", "-n", namespace, "-f", "-", manifest=cluster)
-    port = local_ports.free_block(1, HOST)
-    log = (folder / "operator.log").open("wb")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "epd_operator", "--liveness-port=0"),
-            *(f"--metrics-port={port}", f"--namespace={namespace}"),
-        ],
-        stderr=log,
-        env={**os.environ, "KUBECONFIG": str(plane.api.kubeconfig)},
-    )
+def _is_ready(url: str) -> bool:
     try:
-        yield Target(f"{HOST}:{port}", {"namespace": "epd-system"})
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-        plane.api.kubectl("delete", "epdclusters", "--all", "-n", namespace, "--wait=false")
-        local_ports.release(port, 1)
+        return httpx.get(f"{url}/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def until(holds: Callable[[], object], within_s: float = PATIENCE_S) -> None:
@@ -157,8 +122,3 @@ def until(holds: Callable[[], object], within_s: float = PATIENCE_S) -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError("still not so")
         time.sleep(0.2)
-
-
-def last_pass(state: StateDirectory) -> dict[str, Any]:
-    """Return the control loop's last pass."""
-    return dict(json.loads(state.control_file.read_bytes()))
