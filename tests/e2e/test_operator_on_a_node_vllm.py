@@ -20,6 +20,7 @@ from epd_worker.engine.tiny_models import TinyKind
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 P, D = Role.PREFILL, Role.DECODE
 SERVED, TOKEN, HUB_PORT = "tiny-qwen3-vl", "a-token-of-the-hub", 8000
+MANY = "ReadWriteMany"
 PAUSE_S = 0.3  # engines that start need the processors, too
 IMAGE = "epd.local/tiny-qwen3-vl:1"
 ENGINE = {
@@ -43,12 +44,38 @@ QUESTIONS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where engines keep what torch compiles, which takes each of them half a minute."""
+    return writable(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
-def clusters(one_node: Node, node_namespace: str) -> Iterator[Clusters]:
+def clusters(one_node: Node, node_namespace: str, compiled: Path) -> Iterator[Clusters]:
     """Return the clusters of a restricted namespace, with an operator at work."""
     tiny_model(TinyKind.QWEN3_VL)
     with operator_pod(one_node, node_namespace):
-        yield Clusters(one_node.api, node_namespace)
+        clusters = Clusters(one_node.api, node_namespace)
+        claim = host_environment.folder_claim(node_namespace, "compiled", compiled, MANY)
+        apply(clusters, *claim)
+        yield clusters
+
+
+def writable(folder: Path) -> Path:
+    """Let pods write there: their user is none of this machine's."""
+    folder.chmod(0o777)
+    return folder
+
+
+def workers(*variables: dict[str, str]) -> dict[str, Any]:
+    """Return the template of pods that share what they compile."""
+    template = host_environment.pod_template("worker")
+    claim = {"claimName": "compiled"}
+    template["spec"]["volumes"].append({"name": "compiled", "persistentVolumeClaim": claim})
+    container = template["spec"]["containers"][0]
+    container["volumeMounts"].append({"name": "compiled", "mountPath": "/compiled"})
+    container["env"] += [{"name": "TORCHINDUCTOR_CACHE_DIR", "value": "/compiled"}, *variables]
+    return template
 
 
 def apply(clusters: Clusters, *manifests: dict[str, Any]) -> None:
@@ -69,7 +96,7 @@ async def test_no_stream_of_a_real_engine_fails_or_changes_whatever_becomes_of_t
     clusters.create(
         replicas=3,
         model={"source": f"pvc://models/{folder.name}", "servedName": SERVED},
-        **at_home(**COMMON),
+        **at_home(**COMMON, podTemplate=workers()),
     )
     await clusters.settled(patience_s=300)
     async with (
@@ -124,19 +151,14 @@ async def test_a_model_of_the_hub_is_fetched_once_for_all_pods_of_a_node(
     one_node: Node, clusters: Clusters, tmp_path: Path
 ) -> None:
     """A hub that asks for a token, and a cache that is a claim."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    cache.chmod(0o777)  # the pods' user is none of this machine's
-    claim = host_environment.folder_claim(clusters.namespace, "cache", cache, "ReadWriteMany")
+    claim = host_environment.folder_claim(clusters.namespace, "cache", writable(tmp_path), MANY)
     token = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub"}}
     apply(clusters, *claim, *hub_pod(), {**token, "stringData": {"token": TOKEN}})
-    workers = host_environment.pod_template("worker")
     endpoint = {"name": "HF_ENDPOINT", "value": f"http://hub:{HUB_PORT}"}
-    workers["spec"]["containers"][0]["env"].append(endpoint)
     folder = tiny_model(TinyKind.QWEN3_VL)
     source = {"source": f"epd/{folder.name}", "servedName": SERVED}
     source |= {"tokenSecretRef": {"name": "hub"}, "cache": {"type": "Claim", "claimName": "cache"}}
-    clusters.create(replicas=2, model=source, **at_home(**COMMON, podTemplate=workers))
+    clusters.create(replicas=2, model=source, **at_home(**COMMON, podTemplate=workers(endpoint)))
     await clusters.settled(patience_s=300)
     service = f"/api/v1/namespaces/{clusters.namespace}/services/hub"
     port = one_node.forward(clusters.api.call("GET", service)["spec"]["clusterIP"], HUB_PORT)

@@ -107,7 +107,7 @@ class Life:
         await self.clusters.settled(patience_s=self.patience_s)
         await self.traffic.more(self.answers)
         print(f"{name}: {self.traffic.answered[name]} streams, {dict(self.clusters.roles())}")
-        assert self.traffic.faults == []
+        assert self.traffic.faults == [], self.traffic.faults[:3]
 
     async def scaled(self, replicas: int) -> None:
         """Change the number of pods, as `kubectl scale` does."""
@@ -133,11 +133,13 @@ class Life:
         )
 
     async def gateways_upgraded(self, **gateway: Any) -> None:
-        """Change what gateways are made of; return once every one is another."""
-        before = self._uids(self.clusters.pods(component="gateway"))
+        """Change what gateways are made of; return once the last of the old ones has ended."""
+        before = self.clusters.pods(component="gateway")
+        paths = [self.clusters.pod_path(pod) for pod in before]
         self.clusters.edit(gateway=gateway)
+        get = self.node.api.client.get
         await until(
-            lambda: not before & self._uids(self.clusters.pods(component="gateway")),
+            lambda: all(get(path).status_code == httpx.codes.NOT_FOUND for path in paths),
             patience_s=self.patience_s,
         )
 
@@ -185,6 +187,6 @@ class Life:
         await self.traffic.more(1)
         self.clusters.delete()
         await self.traffic.end()
-        assert self.traffic.faults == []
+        assert self.traffic.faults == [], self.traffic.faults[:3]
         await until(lambda: self.clusters.get() is None, patience_s=120)
         await until(lambda: not self.clusters.pods())
