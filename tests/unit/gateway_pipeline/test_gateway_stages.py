@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from fake_cluster import until
 from fake_workers import FakeWorker, text_of
 
-from epd.vocabulary import Role
+from epd.vocabulary import Role, Stage
 from epd.wire.messages import Encode, Phase
 
 E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
@@ -224,9 +225,12 @@ async def test_pods_of_different_hashes_are_not_paired(make_cluster, picture):
 
 async def test_the_same_picture_goes_to_the_same_encode_pod(make_cluster, picture):
     cluster = await make_cluster(e1=E, e2=E, e3=E, pd=PD)
+    views = [worker.view for worker in cluster.gateway.roster.workers.values()]
     for number in range(6):
         for _ in range(3):
             await cluster.stream(images=[picture(number)])
+            # A pod that is thought busy is passed by: its report may come late.
+            await until(lambda: not any(v.loads[Stage.ENCODE].outstanding for v in views))
     encoded_at = {
         work.image.content: name
         for name, worker in cluster.workers.items()
