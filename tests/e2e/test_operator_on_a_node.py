@@ -34,7 +34,7 @@ def clusters(one_node: Node, node_namespace: str) -> Iterator[Clusters]:
 async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
     one_node: Node, clusters: Clusters
 ) -> None:
-    workers, gateways = (host_environment.pod_template(name) for name in ("worker", "gateway"))
+    workers = host_environment.pod_template("worker")
     roll = {"drainSeconds": 60, "maxConcurrentPods": 2}
     clusters.create(replicas=PODS, rollout=roll, control={"mode": "Off"}, **at_home())
     await clusters.settled(patience_s=180)
@@ -56,8 +56,6 @@ async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
         async with life.phase("workers upgraded"):
             await life.upgraded(podTemplate={**workers, **RELEASE})
         assert sum(clusters.roles().values()) == PODS + 1
-        async with life.phase("gateways upgraded"):
-            await life.gateways_upgraded(podTemplate={**gateways, **RELEASE})
         async with life.phase("scaled down"):
             await life.scaled(PODS)
         async with life.phase("kubelet and API server restarted"):

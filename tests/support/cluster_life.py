@@ -132,40 +132,9 @@ class Life:
             lambda: not before & self._uids(self.clusters.pods()), patience_s=4 * self.patience_s
         )
 
-    async def gateways_upgraded(self, **gateway: Any) -> None:
-        """Change what gateways are made of; return once the last of the old ones has ended."""
-        before = self.clusters.pods(component="gateway")
-        paths = [self.clusters.pod_path(pod) for pod in before]
-        self.clusters.edit(gateway=gateway)
-        get = self.node.api.client.get
-        await until(
-            lambda: all(get(path).status_code == httpx.codes.NOT_FOUND for path in paths),
-            patience_s=self.patience_s,
-        )
-
     @staticmethod
     def _uids(pods: Sequence[Manifest]) -> set[str]:
         return {pod["metadata"]["uid"] for pod in pods}
-
-    async def evicted(self) -> None:
-        """Evict a worker, as the upgrade of a node does; a second one must wait for the first."""
-        before = self.clusters.pods()
-        first, second, *_ = before
-        await until(lambda: self._evict(first) == httpx.codes.CREATED)
-        assert self._evict(second) == httpx.codes.TOO_MANY_REQUESTS
-        uid = first["metadata"]["uid"]
-        await until(
-            lambda: (
-                uid not in self._uids(pods := self.clusters.pods()) and len(pods) == len(before)
-            ),
-            patience_s=self.patience_s,
-        )
-
-    def _evict(self, pod: Manifest) -> int:
-        name = {"name": pod["metadata"]["name"], "namespace": self.clusters.namespace}
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}
-        path = f"{self.clusters.pod_path(pod)}/eviction"
-        return self.node.api.client.post(path, json=eviction).status_code
 
     async def node_agent_and_api_server_restarted(self) -> None:
         """End both without a warning; return once both are back and the node is Ready."""
