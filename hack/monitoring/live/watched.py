@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,8 @@ from monitoring.live.prometheus import PrometheusServer, Target, prometheus
 
 PROGRAM: Final = Path(__file__).with_name("cluster.py")
 PATIENCE_S: Final = 120.0
+START_PATIENCE_S: Final = 60.0
+ATTEMPTS: Final = 2
 NAME: Final = "watched"
 MODEL: Final = "simulated"
 CURVES: Final = "time_scale: 4.0\n"
@@ -78,30 +80,43 @@ def watched_cluster(
     ):
         labels = {"namespace": "local", "epd_dev_cluster": NAME}
         server.set_targets([Target(address, labels) for address in addresses["targets"]])
-        url = addresses["gateway"]
-        until(lambda: _is_ready(url))
-        yield Watched(url, RosterFile(folder / "roster.json"), server)
+        yield Watched(addresses["gateway"], RosterFile(folder / "roster.json"), server)
 
 
 @contextmanager
 def _running(folder: Path, file: Path) -> Iterator[dict[str, Any]]:
-    with (
-        (folder / "cluster.log").open("wb") as log,
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder), str(file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if not line:
-                raise RuntimeError((folder / "cluster.log").read_text())
-            yield json.loads(line)
-        finally:
-            process.kill()
+    with (folder / "cluster.log").open("wb") as log:
+        for attempt in range(ATTEMPTS):
+            with subprocess.Popen(
+                [sys.executable, str(PROGRAM), str(folder), str(file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            ) as process:
+                try:
+                    addresses = _addresses(process)
+                    if addresses is None and attempt + 1 < ATTEMPTS:
+                        continue  # somebody else took a port
+                    if addresses is None:
+                        raise RuntimeError((folder / "cluster.log").read_text())
+                    yield addresses
+                    return
+                finally:
+                    process.kill()
+
+
+def _addresses(process: "subprocess.Popen[str]") -> dict[str, Any] | None:
+    """Return what the cluster says once it is ready; None if it ends or does not get so."""
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        return None
+    addresses: dict[str, Any] = json.loads(line)
+    with suppress(TimeoutError):
+        until(
+            lambda: process.poll() is not None or _is_ready(addresses["gateway"]), START_PATIENCE_S
+        )
+    return addresses if process.poll() is None and _is_ready(addresses["gateway"]) else None
 
 
 def _is_ready(url: str) -> bool:
