@@ -141,6 +141,14 @@ def test_roles_shows_the_worker_pods_of_a_cluster(user: User) -> None:
     assert user.json("roles", "other") == []
 
 
+def test_every_command_that_shows_something_speaks_yaml_and_json(user: User) -> None:
+    for words in (("status",), ("roles",), ("explain", "demo"), ("flip", "demo-0", "encode")):
+        assert yaml.safe_load(user.epd(*words, "-o", "yaml")) == user.json(*words)
+    everywhere = json.loads(user.run("epd", "roles", "-A", "-o", "json").stdout)
+    ours = [view["name"] for view in everywhere if view["namespace"] == user.namespace]
+    assert ours == ["demo-0", "demo-1", "demo-2"]
+
+
 def test_flip_sets_both_labels_and_nothing_else(user: User) -> None:
     before = user.labels("demo-1")
     done = user.json("flip", "demo-1", "encode-prefill")
@@ -213,5 +221,11 @@ def test_logs_are_those_of_kubectl(user: User) -> None:
 def test_tab_completes_names_of_the_cluster(user: User) -> None:
     done = user.run("__complete", "epd", "flip", "-n", user.namespace, "demo-")
     assert done.stdout.split()[:3] == ["demo-0", "demo-1", "demo-2"]
+    done = user.run("__complete", "epd", "flip", "-n", user.namespace, "demo-0", "encode-p")
+    assert done.stdout.split()[0] == "encode-prefill"
+    done = user.run("__complete", "epd", "explain", "-n", user.namespace, "")
+    assert done.stdout.split()[0] == "demo"
+    done = user.run("__complete", "epd", "status", "-o", "")
+    assert done.stdout.split()[:3] == ["table", "json", "yaml"]
     done = user.run("__complete", "epd", "fl")
     assert done.stdout.split() == ["flip", ":4"]

@@ -1,16 +1,12 @@
 """`epd-operator` as a process: what it says, how it ends, and that its end changes nothing."""
 
-import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from kube.control_plane import ControlPlane
+from operator_process import operator_process
 from pod_player import PodPlayer
 from running_operator import Clusters, until
 
@@ -25,32 +21,15 @@ def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
     return Clusters(epdclusters.api, namespace)
 
 
-@asynccontextmanager
-async def process(*arguments: str, kubeconfig: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `epd-operator`; it is killed at the end if it is still there."""
-    running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "epd_operator", "--liveness-port=0", "--metrics-port=0"),
-        *arguments,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig), "EPD_LOG_LEVEL": "warning"},
-    )
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.communicate()
-
-
 async def test_killed_in_the_middle_it_goes_on_at_the_next_start(clusters: Clusters) -> None:
     here = {"kubeconfig": clusters.api.kubeconfig}
     async with PodPlayer(clusters.api, clusters.namespace):
-        async with process(f"--namespace={clusters.namespace}", **here) as first:
+        async with operator_process(f"--namespace={clusters.namespace}", **here) as first:
             clusters.create(replicas=20)
             await until(lambda: len(clusters.pods()) >= 3)
             first.kill()
             await first.wait()
-        async with process(f"--namespace={clusters.namespace}", **here) as second:
+        async with operator_process(f"--namespace={clusters.namespace}", **here) as second:
             await clusters.settled()
             assert len(clusters.pods()) == 20
             second.send_signal(signal.SIGTERM)
@@ -61,7 +40,7 @@ async def test_probes_and_metrics_are_answered(clusters: Clusters) -> None:
     first = local_ports.free_block(2, HOST)
     ports = (f"--liveness-port={first}", f"--metrics-port={first + 1}")
     where = f"--namespace={clusters.namespace}"
-    async with process(*ports, where, kubeconfig=clusters.api.kubeconfig):
+    async with operator_process(*ports, where, kubeconfig=clusters.api.kubeconfig):
 
         def says(port: int, path: str, what: str) -> bool:
             try:
@@ -77,7 +56,7 @@ async def test_probes_and_metrics_are_answered(clusters: Clusters) -> None:
 
 
 async def test_a_kubeconfig_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
-    async with process(kubeconfig=tmp_path / "none") as operator:
+    async with operator_process(kubeconfig=tmp_path / "none") as operator:
         _, said = await operator.communicate()
         assert operator.returncode == 2
         assert said.decode().count("\n") == 1
