@@ -46,6 +46,9 @@ async def test_prefill_here_and_decode_there_give_the_bytes_of_a_whole(
     assert prefill.token_ids + decode.token_ids == whole.token_ids
     assert decode.result == whole.result
     assert decode.clock.handoff_us > 0
+    assert isinstance(whole.result, Completed)
+    for heard in (whole, prefill):
+        assert heard.clock.prompt_tokens == whole.result.prompt_tokens
 
 
 async def test_the_kv_cache_leaves_its_owner_with_the_handoff(here: Engine, there: Engine) -> None:
