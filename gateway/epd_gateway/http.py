@@ -130,13 +130,15 @@ class HttpServer:
     async def stop(self, grace_s: float = 0.0) -> None:
         """Stop accepting, let requests in flight end within `grace_s`, then cut the rest off.
 
-        Idle connections are closed at once. When this returns no handler runs any more.
+        A connection that is kept alive ends with its next answer, which says so, or once it has
+        been idle for a moment: closed at once, it would break a request that is on its way.
+        When this returns no handler runs any more.
         """
         self.stopping = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
-            connection.close_if_idle()
+            connection.close_soon()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._until_drained()

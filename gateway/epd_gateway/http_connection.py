@@ -35,6 +35,9 @@ Handler: TypeAlias = Callable[[Request], Awaitable[None]]
 
 _SANE_REQUEST_ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_LAST_REQUEST_S: Final = 0.5
+"""While stopping: for so long an idle client may still have a request on its way."""
 # Refused connections (503) kept open at once so that their clients can read the refusal.
 _MAX_REFUSED_CONNECTIONS: Final = 64
 
@@ -223,11 +226,11 @@ class HttpConnection(asyncio.Protocol):
             self._window_start_bytes = reader.body_bytes
             self.deadline_s = self._loop.time() + limits.body_timeout_s
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is being received or served."""
+    def close_soon(self) -> None:
+        """Close in a moment, unless a request is being received or served by then."""
         idle = self._active is None and self._reader.receiving is Receiving.BETWEEN
         if idle and not self._closing:
-            self._close()
+            self.deadline_s = min(self.deadline_s, self._loop.time() + _LAST_REQUEST_S)
 
     # What a response calls.
 
@@ -251,7 +254,7 @@ class HttpConnection(asyncio.Protocol):
         self._active = None
         self._front.buffered_body_bytes -= self._active_bytes
         self._held_bytes -= self._active_bytes
-        if close or self._front.stopping:
+        if close:
             self._close()
         else:
             self._serve_next()
@@ -349,6 +352,8 @@ class HttpConnection(asyncio.Protocol):
                 reader.awaits_continue = False
                 self.transport.write(_CONTINUE)
             timeout_s = limits.body_timeout_s
+        elif self._front.stopping and reader.receiving is Receiving.BETWEEN:
+            timeout_s = _LAST_REQUEST_S
         elif reader.receiving is Receiving.HEAD or not reader.heads_begun:
             timeout_s = limits.header_timeout_s
         else:

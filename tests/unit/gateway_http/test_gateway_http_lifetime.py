@@ -138,6 +138,27 @@ async def test_a_request_that_arrives_while_stopping_is_the_last_of_its_connecti
     await stopping
 
 
+async def test_a_request_on_its_way_at_a_stop_is_still_answered_and_the_last(
+    start_front: Any, connect: Any
+) -> None:
+    streams = Streams()
+    server = await start_front(streams)
+    client, idle = await connect(server), await connect(server)
+    client.get()
+    await streams.started.wait()
+    stopping = asyncio.create_task(server.stop(grace_s=30))
+    await asyncio.sleep(0)
+    streams.finish.set()
+    for each in (client, idle):
+        # Nothing has told these clients that their connections are to end.
+        if each is client:
+            assert "connection" not in (await each.answer()).headers
+        each.get()
+        assert (await each.answer()).headers["connection"] == "close"
+        assert await each.is_closed_cleanly()
+    await stopping
+
+
 async def test_stop_before_start_does_nothing() -> None:
     server = HttpServer(Streams())
     await server.stop(0)
