@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_kubernetes import FakeWorkers
+from faulty_api_server import faulty_api_server
 from kube.control_plane import ControlPlane
 from operator_world import IMAGES
 from pod_player import PodPlayer
@@ -90,6 +91,37 @@ async def test_a_pass_over_a_settled_cluster_writes_nothing(
             outcome = await passes.run(Key(clusters.namespace, "demo"))
             assert not outcome.has_failed
     assert watched.writes == []
+
+
+async def test_an_operator_that_is_woken_for_nothing_writes_nothing(
+    clusters: Clusters, nodes: PodPlayer
+) -> None:
+    async with faulty_api_server(clusters.api) as way:
+        path = clusters.api.folder / f"{clusters.namespace}.kubeconfig"
+        config = way.kubeconfig(clusters.api.kubeconfig, path)
+        async with operator(settings(config, [clusters.namespace])):
+            clusters.create()
+            await clusters.settled()
+            await until(lambda: clusters.condition("MetricsAvailable")[0] == "False")
+
+            def looks() -> int:
+                return sum(path.endswith("/deployments/demo-gateway") for _, path, _ in way.done)
+
+            def writes() -> list[tuple[str, str, int]]:
+                return [call for call in way.done if call[0] != "GET"]
+
+            wrote = -1
+            while wrote != len(writes()):  # what began with the last change is done
+                wrote, seen = len(writes()), looks()
+                note = {"metadata": {"annotations": {"example.org/look": str(seen)}}}
+                clusters.merge(clusters.path(), note)
+                await until(lambda seen=seen: looks() > seen)  # type: ignore[misc]
+            for number in range(5):
+                seen = looks()
+                note = {"metadata": {"annotations": {"example.org/look": f"again {number}"}}}
+                clusters.merge(clusters.path(), note)
+                await until(lambda seen=seen: looks() > seen)  # type: ignore[misc]
+            assert writes()[wrote:] == []
 
 
 async def test_an_upgrade_replaces_every_pod_one_by_one(
