@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -52,6 +53,8 @@ def show(look: Look, *, once: bool) -> None:
         return
     if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "dumb"):
         raise CommandError("this is no terminal; --once prints plain text")
+    # A script's background jobs ignore Ctrl-C, and this would never end in one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(_watch(look))
 
 
