@@ -77,6 +77,7 @@ class Pipeline:
         self._deadlines = settings.deadlines
         self._retries = settings.retries
         self._metrics = metrics
+        self._line = asyncio.Lock()
 
     async def serve(self, context: RequestContext) -> None:
         """Answer a request.
@@ -104,10 +105,14 @@ class Pipeline:
 
     async def _stand_in_line(self, context: RequestContext) -> None:
         """Wait until the request harms no online one; its time to the first token begins then."""
-        while not self._roster.admits_offline():
-            if monotonic() >= context.limit_s:
-                raise DeadlineExceeded("no room was left for an offline request in its time")
-            await asyncio.sleep(_LINE_POLL_S)
+        try:
+            # Only the first in line looks, and it goes first.
+            async with asyncio.timeout(context.limit_s - monotonic()), self._line:
+                while not self._roster.admits_offline():  # noqa: ASYNC110 - nobody tells of room
+                    await asyncio.sleep(_LINE_POLL_S)
+        except TimeoutError:
+            message = "no room was left for an offline request in its time"
+            raise DeadlineExceeded(message) from None
         context.began_s = monotonic()
 
     # One attempt.

@@ -73,31 +73,26 @@ class StageRun:
         record, metrics = self.record, self._metrics
         try:
             outcome = await self.call.outcome()
+            record.service_us = outcome.service_us
+            record.handoff_us = outcome.handoff_us
         except CallFailed as failure:
             record.failure = failure.reason
             metrics.failures[failure.stage, failure.reason].inc()
-            self._ended()
             raise
         except asyncio.CancelledError:
             record.failure = "cancelled"
-            self._ended()
             raise
         finally:
             now_s = record.ended_s = monotonic()
-        record.service_us = outcome.service_us
-        record.handoff_us = outcome.handoff_us
+            if self._end is not None:
+                self._end(record)
         self._observe_duration(now_s)
         outside_s = now_s - record.started_s - outcome.service_us / 1e6
         metrics.stage_outside[record.stage].observe(max(0.0, outside_s))
         if outcome.handoff_us:
             kind = "kv" if record.phase is Phase.DECODE else "ec"
             metrics.handoff[kind].observe(outcome.handoff_us / 1e6)
-        self._ended()
         return outcome
-
-    def _ended(self) -> None:
-        if self._end is not None:
-            self._end(self.record)
 
     def _observe_duration(self, now_s: float) -> None:
         duration = self._metrics.stage_duration[self.call.stage, self._role]
