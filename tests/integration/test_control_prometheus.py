@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from chat_streams import ChatStream, ask_about, client_of, numbers
-from prometheus_server import PrometheusServer, prometheus
+from monitoring.live.prometheus import PrometheusServer
+from prometheus_server import prometheus, targets
 from running_cluster import Cluster, manifest
 
 from epd.vocabulary import Stage
@@ -115,7 +116,7 @@ async def test_a_worker_that_is_scraped_no_more_soon_reports_no_more(
 ) -> None:
     metrics = metrics_of(server)
     await read_until(metrics, lambda traffic: len(traffic.workers) == 3)
-    server.set_targets(jobs(cluster, workers=1))
+    server.set_targets(targets(jobs(cluster, workers=1)))
     await read_until(metrics, lambda traffic: len(traffic.workers) == 1)
 
 
