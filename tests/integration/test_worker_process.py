@@ -1,7 +1,6 @@
 """Whole worker processes with simulated engines: stages across them, signals, faults, TLS."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -16,45 +15,28 @@ import pytest
 from engine_calls import picture
 from worker_process import (
     GatewaySession,
-    WorkerProcess,
+    chat,
     client_of,
     description_where_ready,
+    enter,
     load_where,
+    prefill,
     start_process,
     worker_process,
 )
 
 from epd.wire.messages import (
-    IMAGE_REFERENCE_PREFIX,
-    Api,
     Completed,
     EcHandle,
     Encode,
     Failure,
     FailureKind,
-    Generate,
     Image,
     Load,
-    Outcome,
-    Phase,
-    Prefilled,
     Submit,
 )
-from epd.wire.service import WorkerClient
 
 FAST = ("--", "time_scale=0.01")
-
-
-def chat(images: int = 0, **fields: object) -> Generate:
-    content: list[object] = [
-        {"type": "image_url", "image_url": {"url": f"{IMAGE_REFERENCE_PREFIX}{index}"}}
-        for index in range(images)
-    ]
-    content.append({"type": "text", "text": "What is it?"})
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 16, **fields}
-    return Generate(
-        Phase.WHOLE, Api.CHAT_COMPLETIONS, json.dumps(body).encode(), stream=True, http_chunks=True
-    )
 
 
 def holds_nothing(load: Load) -> bool:
@@ -63,56 +45,10 @@ def holds_nothing(load: Load) -> bool:
     return not (busy or load.kv_leases or load.ec_leases or load.kv_used_permille)
 
 
-class Pod:
-    """A worker process with one session."""
-
-    def __init__(self, worker: WorkerProcess, client: WorkerClient) -> None:
-        self.worker = worker
-        self.client = client
-        self.session = GatewaySession(client)
-        self._streams = 0
-
-    async def begin(self, work: Encode | Generate) -> int:
-        """Submit one piece of work; return its stream."""
-        self._streams += 1
-        await self.session.send(Submit(self._streams, f"r{self._streams}", work))
-        return self._streams
-
-    async def run(self, work: Encode | Generate) -> tuple[Outcome, bytes, bytes]:
-        """Return the outcome, the bytes and the tokens of one piece of work."""
-        stream = await self.begin(work)
-        outcome = await self.session.outcome(stream)
-        return outcome, self.session.payloads[stream], self.session.token_ids[stream]
-
-    async def failure(self, work: Encode | Generate) -> Failure:
-        """Return how one piece of work fails."""
-        result = (await self.run(work))[0].result
-        assert isinstance(result, Failure)
-        return result
-
-
-async def enter(stack: AsyncExitStack, name: str, *arguments: str) -> Pod:
-    worker = await stack.enter_async_context(worker_process("--name", name, *arguments))
-    client = await stack.enter_async_context(client_of(worker.address))
-    await description_where_ready(client)
-    return Pod(worker, client)
-
-
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as stack:
         yield stack
-
-
-async def prefill(pod: Pod, work: Generate) -> tuple[Generate, bytes]:
-    """Run the prefill of a whole; return the decode that goes on, and the bytes so far."""
-    outcome, payload, tokens = await pod.run(replace(work, phase=Phase.PREFILL))
-    assert isinstance(outcome.result, Prefilled)
-    result = outcome.result
-    decode = replace(
-        work, phase=Phase.DECODE, kv=result.kv, rendered=result.rendered, emitted_token_ids=tokens
-    )
-    return decode, payload
 
 
 # --- three stages on three processes -----------------------------------------------------------
@@ -232,6 +168,30 @@ async def test_what_is_in_flight_at_a_signal_is_finished_within_the_grace() -> N
         pod.worker.process.send_signal(signal.SIGTERM)
         assert isinstance((await pod.session.outcome(stream)).result, Completed)
         assert await pod.worker.ended() == 0
+
+
+async def test_what_others_are_still_to_take_outlives_a_signal(stack: AsyncExitStack) -> None:
+    owner = await enter(stack, "a", "--grace-s", "60")
+    taker = await enter(stack, "b", *FAST)
+    outcome, _, _ = await owner.run(Encode(Image(picture("navy", 320, 320), "image/png")))
+    assert isinstance(outcome.result, EcHandle)
+    decode, _ = await prefill(owner, chat())
+    owner.worker.process.send_signal(signal.SIGTERM)
+    await owner.worker.until_said(b"0 in flight and 2 handoffs to be taken")
+    assert isinstance((await taker.run(decode))[0].result, Completed)
+    await load_where(owner.client, lambda load: not load.kv_leases)
+    assert owner.worker.process.returncode is None  # the embedding is still to be taken
+    await owner.session.send(release_ec=[outcome.result.identifier])
+    assert await owner.worker.ended() == 0
+
+
+async def test_what_nobody_takes_holds_a_worker_for_its_grace_at_most(
+    stack: AsyncExitStack,
+) -> None:
+    owner = await enter(stack, "a", "--grace-s", "0.2")
+    await prefill(owner, chat())
+    owner.worker.process.send_signal(signal.SIGTERM)
+    assert await owner.worker.ended() == 0
 
 
 async def test_a_second_signal_ends_what_is_in_flight_as_shutting_down() -> None:

@@ -1,20 +1,34 @@
-"""Worker processes as `epd up` starts them, and one gateway's session with a worker."""
+"""Worker processes as `epd up` starts them, one gateway's session with one, and its work."""
 
 import asyncio
+import json
 import os
 import re
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
 
-from epd.wire.messages import Description, GatewayFrame, Load, Outcome, Submit, WorkerFrame
+from epd.wire.messages import (
+    IMAGE_REFERENCE_PREFIX,
+    Api,
+    Description,
+    Encode,
+    Failure,
+    GatewayFrame,
+    Generate,
+    Load,
+    Outcome,
+    Phase,
+    Prefilled,
+    Submit,
+    WorkerFrame,
+)
 from epd.wire.service import CHANNEL_OPTIONS, WorkerClient
-
-_LISTENS = re.compile(rb"listens on (\S+)")
 
 
 class WorkerProcess:
@@ -27,12 +41,15 @@ class WorkerProcess:
 
     async def until_listening(self) -> None:
         """Wait until the port is known."""
+        self.address = (await self.until_said(rb"listens on (\S+)"))[1].decode()
+
+    async def until_said(self, pattern: bytes) -> re.Match[bytes]:
+        """Wait for a line of the log."""
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             self.log += line
-            if found := _LISTENS.search(line):
-                self.address = found[1].decode()
-                return
+            if found := re.search(pattern, line):
+                return found
         raise AssertionError(f"the worker ended: {self.log.decode()}")
 
     async def ended(self) -> int:
@@ -144,3 +161,63 @@ async def load_where(client: WorkerClient, holds: Any) -> Load:
             found: Load = load
             return found
     raise AssertionError("the watch ended")
+
+
+def chat(images: int = 0, **fields: object) -> Generate:
+    """Return a streamed chat as a gateway submits it; its body takes `fields`."""
+    content: list[object] = [
+        {"type": "image_url", "image_url": {"url": f"{IMAGE_REFERENCE_PREFIX}{index}"}}
+        for index in range(images)
+    ]
+    content.append({"type": "text", "text": "What is it?"})
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 16, **fields}
+    return Generate(
+        Phase.WHOLE, Api.CHAT_COMPLETIONS, json.dumps(body).encode(), stream=True, http_chunks=True
+    )
+
+
+class Pod:
+    """A worker process with one session."""
+
+    def __init__(self, worker: WorkerProcess, client: WorkerClient) -> None:
+        self.worker = worker
+        self.client = client
+        self.session = GatewaySession(client)
+        self._streams = 0
+
+    async def begin(self, work: Encode | Generate) -> int:
+        """Submit one piece of work; return its stream."""
+        self._streams += 1
+        await self.session.send(Submit(self._streams, f"r{self._streams}", work))
+        return self._streams
+
+    async def run(self, work: Encode | Generate) -> tuple[Outcome, bytes, bytes]:
+        """Return the outcome, the bytes and the tokens of one piece of work."""
+        stream = await self.begin(work)
+        outcome = await self.session.outcome(stream)
+        return outcome, self.session.payloads[stream], self.session.token_ids[stream]
+
+    async def failure(self, work: Encode | Generate) -> Failure:
+        """Return how one piece of work fails."""
+        result = (await self.run(work))[0].result
+        assert isinstance(result, Failure)
+        return result
+
+
+async def enter(stack: AsyncExitStack, name: str, *arguments: str) -> Pod:
+    """Run a worker for the time of `stack`; return it once it is ready."""
+    worker = await stack.enter_async_context(worker_process("--name", name, *arguments))
+    client = await stack.enter_async_context(client_of(worker.address))
+    await description_where_ready(client)
+    return Pod(worker, client)
+
+
+async def prefill(pod: Pod, work: Generate) -> tuple[Generate, bytes]:
+    """Run the prefill of a whole; return the decode that goes on, and the bytes so far."""
+    outcome, payload, tokens = await pod.run(replace(work, phase=Phase.PREFILL))
+    assert isinstance(outcome.result, Prefilled)
+    result = outcome.result
+    decode = replace(
+        work, phase=Phase.DECODE, kv=result.kv, rendered=result.rendered, emitted_token_ids=tokens
+    )
+    return decode, payload

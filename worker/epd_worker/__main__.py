@@ -153,10 +153,10 @@ async def _until_asked(engine: Engine, signals: StopSignals) -> None:
 
 
 async def _drain(service: WorkerService, signals: StopSignals, grace_s: float) -> None:
-    """Wait until nothing is in flight, at most `grace_s`, and not when hurried."""
-    if not service.in_flight:
-        return
-    log.info("waiting up to %.0f s for %d in flight", grace_s, service.in_flight)
+    """Wait until nothing is in flight or to be taken, at most `grace_s`, not when hurried."""
+    if service.in_flight or service.leases:
+        left = f"{service.in_flight} in flight and {service.leases} handoffs to be taken"
+        log.info("waiting up to %.0f s for %s", grace_s, left)
     idle = asyncio.create_task(service.wait_until_idle())
     hurried = asyncio.create_task(signals.hurried.wait())
     await asyncio.wait({idle, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)

@@ -22,6 +22,9 @@ MIN_WATCH_INTERVAL_MS = 10
 _LOADING = Failure(FailureKind.OVERLOADED, "the worker is loading its model")
 _SHUTTING_DOWN = Failure(FailureKind.SHUTTING_DOWN, "the worker is shutting down")
 
+_LEASES_SEEN_S = 0.05
+"""How often a worker that is to end looks whether all it gave has been taken."""
+
 
 class WorkerService:
     """Serves an engine, before it is ready (to say so), while it is, and until it is closed.
@@ -69,6 +72,12 @@ class WorkerService:
         return self._board.in_flight
 
     @property
+    def leases(self) -> int:
+        """How many handoffs other workers may still take from here."""
+        load = self._engine_load()
+        return load.kv_leases + load.ec_leases
+
+    @property
     def engine_description(self) -> EngineDescription:
         """What the engine is; before it is loaded, what it is expected to be."""
         return self._engine_description
@@ -78,7 +87,7 @@ class WorkerService:
         return self._board.load(self._engine_load())
 
     async def wait_until_idle(self) -> None:
-        """Return once nothing is in flight."""
+        """Return once nothing is in flight, and no other worker is still to take anything."""
         changed = self._board.watch()
         try:
             while self.in_flight or not all(session.is_idle for session in self._sessions):
@@ -86,6 +95,8 @@ class WorkerService:
                 changed.clear()
         finally:
             self._board.unwatch(changed)
+        while self.leases:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(_LEASES_SEEN_S)
 
     def end_calls(self) -> None:
         """End all work in flight as shutting down, then every session and watch."""
