@@ -1,10 +1,11 @@
 """The operator on a real node: its pods are containers, and answer through their Service."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from cluster_life import Life, at_home, client_of, operator_pod, question
+from cluster_life import Life, OperatorPod, at_home, client_of, operator_pod, question
 from kube import host_environment
 from kube.node import Node
 from reference_answers import picture
@@ -24,17 +25,18 @@ QUESTIONS = [
 
 
 @pytest.fixture
-def clusters(one_node: Node, node_namespace: str) -> Iterator[Clusters]:
-    """Return the clusters of a restricted namespace, with an operator at work."""
-    with operator_pod(one_node, node_namespace):
-        yield Clusters(one_node.api, node_namespace)
+def operator(one_node: Node, node_namespace: str) -> Iterator[OperatorPod]:
+    """Run an operator in a restricted namespace."""
+    with operator_pod(one_node, node_namespace) as pod:
+        yield pod
 
 
 @pytest.mark.timeout(600)
 async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
-    one_node: Node, clusters: Clusters
+    one_node: Node, operator: OperatorPod
 ) -> None:
-    workers = host_environment.pod_template("worker")
+    clusters = Clusters(one_node.api, operator.namespace)
+    workers, gateways = (host_environment.pod_template(name) for name in ("worker", "gateway"))
     roll = {"drainSeconds": 60, "maxConcurrentPods": 2}
     clusters.create(replicas=PODS, rollout=roll, control={"mode": "Off"}, **at_home())
     await clusters.settled(patience_s=180)
@@ -56,8 +58,15 @@ async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
         async with life.phase("workers upgraded"):
             await life.upgraded(podTemplate={**workers, **RELEASE})
         assert sum(clusters.roles().values()) == PODS + 1
-        async with life.phase("scaled down"):
-            await life.scaled(PODS)
+        async with life.phase("gateways upgraded"):
+            await life.gateways_upgraded(podTemplate={**gateways, **RELEASE})
+        async with life.phase("evicted"):
+            await life.evicted()
+        async with life.phase("scaled down while the operator is upgraded"):
+            upgrade = asyncio.to_thread(
+                operator.upgrade, podAnnotations=RELEASE["metadata"]["annotations"]
+            )
+            await asyncio.gather(upgrade, life.scaled(PODS))
         async with life.phase("kubelet and API server restarted"):
             await life.node_agent_and_api_server_restarted()
         await life.deleted()

@@ -21,27 +21,59 @@ from epd_operator.objects import Manifest
 GATEWAY_PORT = 8000
 
 
-@contextmanager
-def operator_pod(node: Node, namespace: str) -> Iterator[None]:
-    """Have the chart's operator look after one namespace, from a pod in it."""
-    image, _, tag = SHELL_IMAGE.rpartition(":")
-    values = {
-        "replicas": 1,
-        "watch": {"namespaces": [namespace]},
-        "rbac": {"aggregateRoles": False},
-        "image": {"repository": image, "tag": tag},
-        "images": {"worker": SHELL_IMAGE, "gateway": SHELL_IMAGE},
-        "extraEnv": host_environment.variables(),
-        "extraVolumes": host_environment.volumes(),
-        "extraVolumeMounts": host_environment.mounts(),
-    }
-    kubeconfig = str(node.api.kubeconfig)
-    with helm.Config(kubeconfig_path=kubeconfig, namespace=namespace) as config:
-        config.install(str(OPERATOR), "epd", values)
+@dataclass(frozen=True)
+class OperatorPod:
+    """The chart's operator in a pod.
+
+    Attributes:
+        node: Where it runs.
+        namespace: Where it is, and what it looks after.
+    """
+
+    node: Node
+    namespace: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What its chart is told."""
+        image, _, tag = SHELL_IMAGE.rpartition(":")
+        return {
+            "replicas": 1,
+            "watch": {"namespaces": [self.namespace]},
+            "rbac": {"aggregateRoles": False},
+            "image": {"repository": image, "tag": tag},
+            "images": {"worker": SHELL_IMAGE, "gateway": SHELL_IMAGE},
+            "extraEnv": host_environment.variables(),
+            "extraVolumes": host_environment.volumes(),
+            "extraVolumeMounts": host_environment.mounts(),
+        }
+
+    @property
+    def chart(self) -> helm.Config:
+        """Its releases, to be entered."""
+        return helm.Config(kubeconfig_path=str(self.node.api.kubeconfig), namespace=self.namespace)
+
+    def upgrade(self, **values: Any) -> None:
+        """Upgrade its chart; return once a new pod works and the old one is on its way out."""
+        with self.chart as config:
+            config.upgrade(str(OPERATOR), "epd", {**self.values, **values})
+        self.rolled_out()
+
+    def rolled_out(self) -> None:
+        """Return once the pod that the chart asks for is ready."""
         rollout = ("rollout", "status", "deployment/epd-operator", "--timeout=120s")
-        node.api.kubectl(*rollout, "-n", namespace)
+        self.node.api.kubectl(*rollout, "-n", self.namespace)
+
+
+@contextmanager
+def operator_pod(node: Node, namespace: str) -> Iterator[OperatorPod]:
+    """Have the chart's operator look after one namespace, from a pod in it."""
+    pod = OperatorPod(node, namespace)
+    with pod.chart as config:
+        config.install(str(OPERATOR), "epd", pod.values)
+        pod.rolled_out()
         try:
-            yield
+            yield pod
         finally:
             logs = ("logs", "deployment/epd-operator", "-n", namespace, "--tail=200")
             print(node.api.kubectl(*logs))  # seen where a test has failed
@@ -132,9 +164,34 @@ class Life:
             lambda: not before & self._uids(self.clusters.pods()), patience_s=4 * self.patience_s
         )
 
+    async def gateways_upgraded(self, **gateway: Any) -> None:
+        """Change what gateways are made of; return once the last of the old ones has ended."""
+        before = self.clusters.pods(component="gateway")
+        paths = [self.clusters.pod_path(pod) for pod in before]
+        self.clusters.edit(gateway=gateway)
+        get = self.node.api.client.get
+        await until(
+            lambda: all(get(path).status_code == httpx.codes.NOT_FOUND for path in paths),
+            patience_s=2 * self.patience_s,
+        )
+
     @staticmethod
     def _uids(pods: Sequence[Manifest]) -> set[str]:
         return {pod["metadata"]["uid"] for pod in pods}
+
+    async def evicted(self) -> None:
+        """Evict a worker, as whoever drains a node does; a second one must wait for the first."""
+        first, second, *_ = self.clusters.pods()
+        await until(lambda: self._evict(first) == httpx.codes.CREATED)
+        assert self._evict(second) == httpx.codes.TOO_MANY_REQUESTS
+        uid = first["metadata"]["uid"]
+        await until(lambda: uid not in self._uids(self.clusters.pods()))
+
+    def _evict(self, pod: Manifest) -> int:
+        name = {"name": pod["metadata"]["name"], "namespace": self.clusters.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}
+        path = f"{self.clusters.pod_path(pod)}/eviction"
+        return self.node.api.client.post(path, json=eviction).status_code
 
     async def node_agent_and_api_server_restarted(self) -> None:
         """End both without a warning; return once both are back and the node is Ready."""

@@ -107,13 +107,17 @@ class Clusters:
         return "absent", ""
 
     def is_settled(self, name: str = "demo") -> bool:
-        """Tell whether all is as the spec asks, and the status says so of this generation."""
+        """Tell whether all is as the spec asks, and the status says so of this generation.
+
+        A pod may have gone since the status was written: the pods themselves are looked at, too.
+        """
         cluster = self.get(name) or {"metadata": {}}
         status = cluster.get("status") or {}
         return (
             status.get("observedGeneration") == cluster["metadata"].get("generation")
             and self.condition("Ready", name)[0] == "True"
             and self.condition("Reconciling", name)[0] == "False"
+            and sum(map(_is_ready, self.pods(name))) == cluster["spec"]["replicas"]
         )
 
     async def settled(self, name: str = "demo", patience_s: float = PATIENCE_S) -> None:
@@ -122,6 +126,11 @@ class Clusters:
             lambda: str((self.get(name) or {}).get("status")),
             patience_s,
         )
+
+
+def _is_ready(pod: Manifest) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 class CountingCluster:
