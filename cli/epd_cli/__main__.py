@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _add_up(commands)
     _add_status(commands)
     _add_top(commands)
+    _add_logs(commands)
     _add_flip(commands)
     _add_fault(commands)
     _add_chat(commands)
@@ -144,6 +145,22 @@ def _add_top(commands: "Commands") -> None:
     _add_cluster_choice(command)
 
 
+def _add_logs(commands: "Commands") -> None:
+    command = _command(
+        commands,
+        "logs",
+        "Show the last lines that pods and gateway of a running cluster wrote.",
+        "  epd logs\n  epd logs gateway tiny-2 --tail 100\n",
+    )
+    command.add_argument(
+        "names", nargs="*", metavar="POD", help="a pod, or gateway (default: all of them)"
+    )
+    command.add_argument(
+        "--tail", type=_count, default=20, metavar="LINES", help="of each (%(default)s)"
+    )
+    _add_cluster_choice(command)
+
+
 def _add_flip(commands: "Commands") -> None:
     command = _command(
         commands,
@@ -161,9 +178,10 @@ def _add_fault(commands: "Commands") -> None:
         commands,
         "fault",
         "Harm a pod of a cluster here, to see what becomes of its requests.",
-        "  epd fault kill tiny-2\n  epd fault freeze tiny-1 --for 20\n  epd fault slow tiny-1\n",
+        "  epd fault kill tiny-2\n  epd fault freeze tiny-1 --for 20\n  epd fault slow tiny-1\n"
+        "  epd fault lossy-handoff tiny-2 --share 0.3 --for 60\n",
     )
-    command.add_argument("fault", choices=("kill", "freeze", "slow"))
+    command.add_argument("fault", choices=("kill", "freeze", "slow", "lossy-handoff"))
     command.add_argument("pod", metavar="POD", help="a pod's name, as epd status shows it")
     command.add_argument(
         "--for",
@@ -171,7 +189,14 @@ def _add_fault(commands: "Commands") -> None:
         type=_seconds,
         default=10.0,
         metavar="SECONDS",
-        help="how long it stands still, or is slow (%(default)g)",
+        help="how long it stands still, is slow or loses handoffs (%(default)g)",
+    )
+    command.add_argument(
+        "--share",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="of the handoffs that lossy-handoff loses, up to 1 (%(default)g)",
     )
     _add_cluster_choice(command)
 
@@ -260,6 +285,16 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to 3600")
     return seconds
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; above 0 and up to 1 are")
+    return share
 
 
 def _count(text: str) -> int:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -26,12 +27,15 @@ from epd_operator.local_control import LocalReporter, ToldPass, controller_of, w
 from epd_operator.local_keeper import Keeper, LocalEvent, Report
 from epd_operator.local_ports import BLOCK_PORTS, WorkerPorts
 from epd_operator.local_roster import RosterFile, RosterPod
-from epd_operator.local_state import LocalPod, PodState, RunningCluster, StateDirectory
+from epd_operator.local_state import (
+    LOCAL_NAMESPACE,
+    LocalPod,
+    PodState,
+    RunningCluster,
+    StateDirectory,
+)
 
 GATEWAY: Final = "gateway"
-LOCAL_NAMESPACE: Final = "local"
-"""What stands for a namespace in the metrics of a cluster on this machine."""
-
 NO_PORT: Final = 0
 POLL_INTERVAL_S: Final = 0.01
 GATEWAY_GRACE_S: Final = 6.0
@@ -50,9 +54,11 @@ class WorkerKeeper(Keeper):
         logs: Path,
         roster: RosterFile,
         report: Report,
+        fault_file: Path,
     ) -> None:
         """Plan a worker that enters the roster in `role`."""
         super().__init__(name, logs, report)
+        self._fault_file = fault_file
         self.address = ""
         self.metrics_url = ""
         self.role = role
@@ -68,7 +74,9 @@ class WorkerKeeper(Keeper):
         ports = WorkerPorts.from_block(self._first_port)
         self.address = f"{WORKER_HOST}:{ports.grpc}"
         self.metrics_url = f"http://{WORKER_HOST}:{ports.metrics}/metrics"
-        return local_commands.worker_launch(self._cluster, self.name, ports, self._share)
+        return local_commands.worker_launch(
+            self._cluster, self.name, ports, self._share, self._fault_file
+        )
 
     async def probe(self) -> PodState:
         """Return STARTING until it listens, LOADING until it says that it is ready."""
@@ -184,7 +192,10 @@ class LocalCluster:
         roles = initial_roles(cluster.spec)
         shares = local_commands.gpu_shares(cluster.spec, gpus)
         self._workers = [
-            WorkerKeeper(cluster, name, role, share, directory.logs, self._roster, self._changed)
+            WorkerKeeper(
+                *(cluster, name, role, share, directory.logs, self._roster, self._changed),
+                fault_file=directory.fault_file(name),
+            )
             for name, role, share in zip(names, roles, shares, strict=True)
         ]
         # Engines measure free GPU memory as they start: two on one GPU must not do so at once.
@@ -213,7 +224,7 @@ class LocalCluster:
             self._control_metrics_url = f"http://{WORKER_HOST}:{port}/metrics"
             self._control_task = asyncio.create_task(self._control(port))
             self._tasks.append(self._control_task)
-            self._directory.write(self.snapshot())
+            self._publish()
         return self.snapshot()
 
     async def watch(self) -> None:
@@ -291,10 +302,18 @@ class LocalCluster:
         return [*self._workers, self._gateway]
 
     def _changed(self, event: LocalEvent) -> None:
-        self._directory.write(self.snapshot())
+        self._publish()
         self._listener(event)
         if all(keeper.state is PodState.READY for keeper in self._keepers()):
             self._all_ready.set()
+
+    def _publish(self) -> None:
+        """Tell the other commands what there is, and a Prometheus where."""
+        self._directory.write(self.snapshot())
+        urls = [worker.metrics_url for worker in self._workers if worker.metrics_url]
+        urls += [f"{self._gateway.url}/metrics", self._control_metrics_url]
+        addresses = [urlsplit(url).netloc for url in urls if url]
+        self._directory.write_targets(self._cluster.metadata.name, addresses)
 
     async def _gateway_follows(self) -> None:
         """Wait until all are ready and the gateway has applied the roster that says so."""

@@ -74,14 +74,28 @@ def gpu_shares(spec: EPDClusterSpec, gpus: Sequence[str]) -> list[GpuShare]:
 
 
 def worker_launch(
-    cluster: EPDCluster, name: str, ports: WorkerPorts, share: GpuShare = GpuShare()
+    cluster: EPDCluster,
+    name: str,
+    ports: WorkerPorts,
+    share: GpuShare = GpuShare(),
+    fault_file: Path | None = None,
 ) -> Launch:
-    """Return how to start one worker. All are alike: a role is no part of it."""
+    """Return how to start one worker. All are alike: a role is no part of it.
+
+    Args:
+        cluster: The manifest.
+        name: The worker's.
+        ports: Its ports.
+        share: Its GPUs.
+        fault_file: Where `epd fault lossy-handoff` leaves its orders; None: nowhere.
+    """
     spec = cluster.spec
     command = [sys.executable, "-m", "epd_worker", "--name", name]
     command += ["--listen", f"{WORKER_HOST}:{ports.grpc}", "--exit-with-parent"]
     command += ["--metrics-listen", f"{WORKER_HOST}:{ports.metrics}"]
     command += ["--served-name", spec.model.served_name]
+    if fault_file is not None:
+        command += ["--fault-file", str(fault_file)]
     if spec.engine.type is EngineType.SIMULATED:
         command += ["--engine", "simulated"]
         curves = spec.engine.simulated and spec.engine.simulated.cost_curves_file

@@ -6,15 +6,18 @@ with the process, however that ends. Inside lie:
 - `cluster.json`: what the other commands need to know (`RunningCluster`), replaced as a whole;
 - `control.json`: the last pass of the control loop (`local_control`), where there is one;
 - `roster.json`: the pods and roles that the gateway follows (`local_roster`);
+- `fault-NAME.json`: what `epd fault lossy-handoff` asks of a pod, while it does;
+- `prometheus.json`: where metrics are, for `file_sd_configs` of a Prometheus;
 - `logs/NAME.log`: what each process wrote.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum, unique
 from pathlib import Path
@@ -23,6 +26,9 @@ from typing import Final, TextIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from epd.vocabulary import Env, Role
+
+LOCAL_NAMESPACE: Final = "local"
+"""What stands for a namespace in the metrics of a cluster on this machine."""
 
 CLAIM_PATIENCE_S: Final = 0.3
 """A look by another command holds the lock for an instant; a running cluster for longer."""
@@ -118,9 +124,14 @@ class StateDirectory:
         self.cluster_file = self.path / "cluster.json"
         self.roster_file = self.path / "roster.json"
         self.control_file = self.path / "control.json"
+        self.targets_file = self.path / "prometheus.json"
         self.logs = self.path / "logs"
         self._lock_file = self.path / "lock"
         self._claim: TextIO | None = None
+
+    def fault_file(self, pod: str) -> Path:
+        """Return where a pod is told to lose handoffs; most of the time it is not there."""
+        return self.path / f"fault-{pod}.json"
 
     def claim(self) -> None:
         """Create the directory, make it ours until this process ends, and empty it.
@@ -190,6 +201,19 @@ class StateDirectory:
         except ValidationError:
             raise LocalError(f"{self.cluster_file} was written by another version") from None
 
+    def write_targets(self, cluster: str, addresses: Sequence[str]) -> None:
+        """Replace what tells a Prometheus where to scrape a cluster.
+
+        Args:
+            cluster: Its name.
+            addresses: HOST:PORTs of `/metrics`.
+        """
+        labels = {"namespace": LOCAL_NAMESPACE, "epd_dev_cluster": cluster}
+        replace(
+            self.targets_file,
+            json.dumps([{"targets": list(addresses), "labels": labels}], indent=2),
+        )
+
     def _locked(self) -> TextIO | None:
         """Return the lock file, locked, or None if somebody keeps it."""
         deadline_s = time.monotonic() + CLAIM_PATIENCE_S
@@ -215,8 +239,8 @@ class StateDirectory:
         return f" (process {owner.process_id})"
 
     def _remove_files(self, *, keep_logs: bool) -> None:
-        for pattern in ("cluster.json*", "roster.json*", "control.json*"):
-            for file in self.path.glob(pattern):
+        for name in ("cluster", "roster", "control", "prometheus", "fault-*"):
+            for file in self.path.glob(f"{name}.json*"):
                 file.unlink(missing_ok=True)
         if not keep_logs:
             shutil.rmtree(self.logs, ignore_errors=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from epd.lossy_handoff import LossyHandoff
 from epd_cli.failures import CommandError
-from epd_cli.fault import Fault, inflict, said
+from epd_cli.fault import Fault, inflict, lose_handoffs, said
 
 PATIENCE_S = 60
 
@@ -75,3 +76,19 @@ def test_a_process_that_is_gone_is_told_in_one_line(victim):
 @pytest.mark.parametrize("fault", Fault)
 def test_what_is_done_is_said_first(fault):
     assert said(fault, "tiny-1", 42, 5).startswith("tiny-1: process 42 ")
+
+
+def test_a_pod_is_told_to_lose_handoffs_until_the_time_is_over(tmp_path):
+    file, seen = tmp_path / "fault-tiny-1.json", []
+
+    def wait(seconds):
+        seen.append((seconds, LossyHandoff.read(file.read_text())))
+        raise KeyboardInterrupt
+
+    before_s = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        lose_handoffs(file, 0.25, 60, wait)
+    ((seconds, order),) = seen
+    assert (seconds, order.share) == (60, 0.25)
+    assert order.until_s >= before_s + 60
+    assert not file.exists()

@@ -15,6 +15,7 @@ from epd.wire.service import SERVER_OPTIONS, add_worker_service
 from epd_worker.engine import Engine, EngineDescription, EngineError
 from epd_worker.engine.settings import EngineSettings, SettingsError
 from epd_worker.health import Health
+from epd_worker.lossy_engine import LossyEngine
 from epd_worker.metrics import serve_metrics
 from epd_worker.probes import Probes
 from epd_worker.process import StopSignals, exit_with_parent
@@ -54,6 +55,8 @@ async def run(settings: WorkerSettings) -> None:
     """
     signals = StopSignals()
     engine = _make_engine(settings.engine_type, settings.engine)
+    if settings.fault_file is not None:
+        engine = LossyEngine(engine, settings.name, settings.fault_file, settings.engine.seed)
     tracing = start_tracing(Component.WORKER, settings.name)
     service = WorkerService(engine, _unloaded(settings), settings.name, tracing)
     server = grpc.aio.server(options=SERVER_OPTIONS)

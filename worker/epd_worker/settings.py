@@ -33,6 +33,8 @@ class WorkerSettings:
     exit_with_parent: bool
     log_format: str = ""
     """`human` or `json`; empty: as the environment says."""
+    fault_file: Path | None = None
+    """Where `epd fault lossy-handoff` leaves its orders; None: it has nothing to say here."""
 
 
 def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
@@ -85,6 +87,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
         grace_s=options.grace_s,
         exit_with_parent=options.exit_with_parent,
         log_format=options.log_format,
+        fault_file=options.fault_file,
     )
 
 
@@ -153,5 +156,6 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help=f"how log lines read (default: {Env.LOG_FORMAT}, else human)",
     )
+    add("--fault-file", type=Path, metavar="FILE", help="lose handoffs while it says so: epd fault")
     add("--exit-with-parent", action="store_true", help="end when the starting process ends")
     return parser
