@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gen_monitoring import DASHBOARDS, RULES, files
+from gen_monitoring import DASHBOARDS, RULES, files, rules_text
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from monitoring.boards import BOARDS
 from monitoring.rules import ALERTS, RECORDINGS
@@ -42,6 +42,26 @@ def test_an_alert_says_how_bad_it_is_what_is_wrong_and_where_to_read_on(alert):
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"]["summary"].endswith(".")
     assert (ROOT / rule["annotations"]["runbook_url"]).is_file()
+
+
+def test_rules_for_tests_are_the_same_with_every_duration_divided():
+    text, quick = RULES.read_text(), rules_text(30)
+    assert rules_text() == text
+    windows, fors = re.compile(r"\[(\d+)(ms|[smh])\]"), re.compile(r"for: (\d+)(ms|[smh])")
+    units_s = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    for durations in (windows, fors):
+        before, after = (
+            [int(number) * units_s[unit] for number, unit in durations.findall(rules)]
+            for rules in (text, quick)
+        )
+        assert after == pytest.approx([each / 30 for each in before])
+        assert before
+    bare = [fors.sub("", windows.sub("", " ".join(rules.split()))) for rules in (text, quick)]
+    ages = {"> 60": "> 2", "> 120": "> 4", "< 1209600": "< 40320"}
+    for age, shorter in ages.items():
+        assert bare[0].count(f"{age} ") == 1
+        bare[0] = bare[0].replace(f"{age} ", f"{shorter} ")
+    assert bare[0] == bare[1]
 
 
 def test_every_runbook_belongs_to_an_alert_and_is_listed():
