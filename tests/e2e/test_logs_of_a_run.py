@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,24 +113,31 @@ def test_no_log_of_a_full_run_holds_what_a_client_wrote(cluster, tmp_path):
     assert all(400 <= status < 500 for status in refused), refused
     lose_a_decode(cluster, client)
     logs = cluster.state.logs
+    failed = messages(logs, "a stage failed")
+    (lost,) = [line for line in failed if line["reason"] != "refused"]
+    # A request's last line is written once its client has the whole answer.
+    while lost["request"] not in {line["request"] for line in messages(logs, "answered")}:
+        time.sleep(0.05)
     texts = {file.name: file.read_text() for file in logs.iterdir()}
     texts["up"] = (tmp_path / "up.log").read_text()
     assert {"gateway.log", *(f"{pod}.log" for pod in cluster.pods), "up"} <= set(texts)
     for name, text in texts.items():
         found = [secret for secret in client.secrets if secret in text]
         assert not found, (name, [line for line in text.splitlines() if found[0] in line])
-    lines = [json.loads(line) for line in texts["gateway.log"].splitlines()]
-    failed = [line for line in lines if line["message"] == "a stage failed"]
-    (lost,) = [line for line in failed if line["reason"] != "refused"]
     assert (lost["client_request"], lost["trace"], lost["stage"]) == (
         REQUEST_ID, TRACE_ID, "decode",
     )  # fmt: skip
-    answered = [line for line in lines if line["message"] == "answered"]
-    assert lost["request"] in {line["request"] for line in answered}
-    assert all(re.fullmatch(r"[0-9a-f]{32}", line["request"]) for line in answered)
+    for line in messages(logs, "answered"):
+        assert re.fullmatch(r"[0-9a-f]{32}", line["request"]), line
     for pod in cluster.pods:
         for line in texts[f"{pod}.log"].splitlines():
             assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
+
+
+def messages(logs: Path, message: str) -> list[dict[str, Any]]:
+    """Return the gateway's whole lines that say `message`."""
+    whole = (logs / "gateway.log").read_text().rpartition("\n")[0].splitlines()
+    return [line for line in map(json.loads, whole) if line["message"] == message]
 
 
 def lose_a_decode(cluster: Cluster, client: Client) -> None:
