@@ -33,7 +33,7 @@ QUICK = (
     "deadlines.prefill_s=2",
     "deadlines.decode_idle_s=2",
     "workers.probe_interval_s=0.2",
-    "workers.probe_timeout_s=0.3",
+    "workers.probe_timeout_s=1",
     "workers.lost_after_s=1",
 )
 

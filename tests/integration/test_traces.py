@@ -19,7 +19,7 @@ E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
 QUICK = (
     "deadlines.decode_idle_s=2",
     "workers.probe_interval_s=0.2",
-    "workers.probe_timeout_s=0.3",
+    "workers.probe_timeout_s=1",
     "workers.lost_after_s=1",
 )
 SLOW_DECODE = "decode_step: {batch_ms: [[1, 60.0]]}\n"

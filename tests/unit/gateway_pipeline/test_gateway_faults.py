@@ -25,7 +25,7 @@ ANY_FAILURE = [
     HANG,
     DIE,
 ]
-SHORT = {"deadlines": {"encode_s": 0.3, "prefill_s": 0.3, "decode_idle_s": 0.3}}
+SHORT = {"deadlines": {"encode_s": 1.0, "prefill_s": 1.0, "decode_idle_s": 1.0}}
 
 
 def alive(cluster):
