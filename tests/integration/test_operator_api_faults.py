@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from faulty_api_server import Fault, FaultyApiServer, faulty_api_server, is_watch
-from kube.control_plane import ControlPlane
 from pod_player import PodPlayer
 from running_operator import Clusters, operator, settings, until
 
@@ -22,19 +21,6 @@ OF_WRITES = [
 ]
 READS_SPOILT = 0.02  # a pass reads a dozen objects, and begins anew if one read fails
 WRITES_SPOILT = 0.1
-
-
-@pytest.fixture
-def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
-    """Return the clusters of a fresh namespace."""
-    return Clusters(epdclusters.api, namespace)
-
-
-@pytest.fixture
-async def nodes(clusters: Clusters) -> AsyncIterator[PodPlayer]:
-    """Let pods run."""
-    async with PodPlayer(clusters.api, clusters.namespace) as player:
-        yield player
 
 
 @pytest.fixture

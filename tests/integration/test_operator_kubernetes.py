@@ -3,14 +3,11 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import yaml
 from fake_kubernetes import FakeWorkers
 from faulty_api_server import faulty_api_server
-from kube.control_plane import ControlPlane
 from operator_world import IMAGES
 from pod_player import PodPlayer
 from running_operator import (
@@ -26,20 +23,6 @@ from epd_operator.cluster import KubernetesCluster, connect
 from epd_operator.objects import Key
 from epd_operator.reconcile import Reconciler
 from epd_operator.service import SystemClock
-
-
-@pytest.fixture
-def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
-    """Return the clusters of a fresh namespace."""
-    return Clusters(epdclusters.api, namespace)
-
-
-@pytest.fixture
-async def nodes(clusters: Clusters) -> AsyncIterator[PodPlayer]:
-    """Let pods run."""
-    async with PodPlayer(clusters.api, clusters.namespace) as player:
-        yield player
-
 
 SOON = {"drainSeconds": 1}
 """Pods here have no address that answers: they are not waited for."""

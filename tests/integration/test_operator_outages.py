@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 from kube.control_plane import ControlPlane
@@ -14,19 +13,6 @@ from epd_operator import service
 
 GONE_S = 6.0
 FROZEN_S = 12.0
-
-
-@pytest.fixture
-def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
-    """Return the clusters of a fresh namespace."""
-    return Clusters(epdclusters.api, namespace)
-
-
-@pytest.fixture
-async def nodes(clusters: Clusters) -> AsyncIterator[PodPlayer]:
-    """Let pods run."""
-    async with PodPlayer(clusters.api, clusters.namespace) as player:
-        yield player
 
 
 async def pods_are(clusters: Clusters, replicas: int) -> None:
