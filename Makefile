@@ -15,7 +15,7 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview docs docs-pictures clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
@@ -38,12 +38,15 @@ lint: env ## Check style, types, arrows between packages, sizes and generated fi
 	$(PY) hack/gen_crds.py --check
 	$(PY) hack/gen_charts.py --check
 	$(PY) hack/gen_monitoring.py --check
+	$(PY) hack/gen_docs.py --check
+	$(PY) hack/draw_concepts.py --check
 
-gen: env ## Generate the Python stubs of worker.proto, and crds/ from the models.
+gen: env ## Generate stubs, crds/, rules, dashboards, and what the docs take from code.
 	$(PY) hack/gen_stubs.py
 	$(PY) hack/gen_crds.py
 	$(PY) hack/gen_charts.py
 	$(PY) hack/gen_monitoring.py
+	$(PY) hack/gen_docs.py
 
 test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 
@@ -81,6 +84,13 @@ figures: env ## Run the simulator's studies; writes build/figures/NAME.json and 
 
 dashboards-preview: env ## Draw the dashboards from a real Prometheus over a simulated cluster, to docs/images.
 	$(PY) hack/preview_dashboards.py
+
+docs: env ## Build the documentation's site, strictly, into build/site.
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+	@echo "build/site/index.html (the search wants a server: $(PY) -m http.server -d build/site)"
+
+docs-pictures: env ## Draw the pictures of docs/concepts.md.
+	$(PY) hack/draw_concepts.py
 
 lock: env ## Resolve locks/ anew, keeping pins that still fit (UV_FIND_LINKS=… for local wheels).
 	$(PY) hack/lock.py

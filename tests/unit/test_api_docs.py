@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
 def test_the_field_tables_are_those_of_the_models() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == docs.with_field_tables(page), "run hack/gen_api_docs.py"
+    assert page == docs.with_field_tables(page), "run `make gen`"
 
 
 def test_every_field_has_a_meaning() -> None:

@@ -108,7 +108,9 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_decisions_are_numbered_without_a_gap_and_say_where_they_stand() -> None:
-    pages = sorted((DOCS / "adr").glob("*.md"))
+    pages = sorted((DOCS / "adr").glob("0*.md"))
+    listed = re.findall(r"\]\((.+)\)", (DOCS / "adr" / "README.md").read_text(encoding="utf-8"))
+    assert listed == [page.name for page in pages]
     numbers = [int(page.name[:4]) for page in pages]
     assert sorted(set(numbers)) == numbers
     for number, page in zip(numbers, pages, strict=True):

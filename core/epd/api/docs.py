@@ -9,7 +9,7 @@ from epd.api.v1alpha1 import EPDCluster
 
 Schema = dict[str, Any]
 
-BEGIN: Final = "<!-- field tables: begin (made by hack/gen_api_docs.py, not by hand) -->"
+BEGIN: Final = "<!-- field tables: begin (made by hack/gen_docs.py, not by hand) -->"
 END: Final = "<!-- field tables: end -->"
 
 
