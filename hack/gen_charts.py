@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import ROOT, write_or_compare
 
 from epd.api.crd import FILE_NAME, crd_text
 
-CHARTS = Path(__file__).resolve().parent.parent / "charts"
+CHARTS = ROOT / "charts"
 NEXT_STEPS = {
     "epd-crds": """\
     helm install epd-crds charts/epd-crds
@@ -119,18 +120,5 @@ def files() -> dict[Path, str]:
     return wanted | {CHARTS / name / "README.md": readme(CHARTS / name) for name in NEXT_STEPS}
 
 
-def main(arguments: list[str]) -> int:
-    """Write or compare; return the exit status."""
-    for path, text in files().items():
-        shown = path.relative_to(CHARTS.parent)
-        if arguments != ["--check"]:
-            path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            print(f"{shown} is not what it is made from; run `make gen`")
-            return 1
-        print(shown if arguments != ["--check"] else f"{shown}: up to date")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_compare(files(), sys.argv[1:]))

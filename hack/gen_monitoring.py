@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from generated import ROOT, write_or_compare
 from monitoring.boards import BOARDS
 from monitoring.grafana import dashboard_text
 from monitoring.reference import metrics_text
@@ -16,7 +17,6 @@ from monitoring.rules import (
     shortened,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "charts" / "epd" / "rules" / "epd.yaml"
 METRICS = ROOT / "docs" / "metrics.md"
 DASHBOARDS = (ROOT / "dashboards", ROOT / "charts" / "epd" / "dashboards")
@@ -70,19 +70,5 @@ def files() -> dict[Path, str]:
     return wanted
 
 
-def main(arguments: list[str]) -> int:
-    """Write or compare; return the exit status."""
-    for path, text in files().items():
-        shown = path.relative_to(ROOT)
-        if arguments != ["--check"]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            print(f"{shown} is not what it is made from; run `make gen`")
-            return 1
-        print(shown if arguments != ["--check"] else f"{shown}: up to date")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_compare(files(), sys.argv[1:]))
