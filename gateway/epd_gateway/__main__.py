@@ -60,6 +60,7 @@ async def run(options: Options) -> None:
     serving = running_gateway(
         settings,
         _roster_source(options),
+        settings_source=options.settings_source,
         model=options.model,
         key_file=options.api_key_file,
         admin_host=options.admin_host,

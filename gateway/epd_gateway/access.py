@@ -59,11 +59,15 @@ class KeyUse:
 
 
 class ApiKeys:
-    """Checks bearer keys; with no keys, everybody may, without limits."""
+    """Checks bearer keys; with no keys, everybody may, without limits.
+
+    Attributes:
+        limits: What each key may.
+    """
 
     def __init__(self, keys: frozenset[str] = frozenset(), limits: KeyLimits | None = None) -> None:
         """Accept `keys`, each within `limits`."""
-        self._limits = limits or KeyLimits()
+        self.limits = limits or KeyLimits()
         self._uses: dict[bytes, KeyUse] = {}
         self.replace(keys)
 
@@ -78,7 +82,7 @@ class ApiKeys:
 
     def replace(self, keys: frozenset[str]) -> None:
         """Accept `keys` only, from now on; requests in flight go on."""
-        now_s, credit = monotonic(), float(self._limits.max_per_minute)
+        now_s, credit = monotonic(), float(self.limits.max_per_minute)
         digests = {_digest(key) for key in keys}
         self._uses = {
             digest: self._uses.get(digest) or KeyUse(0, credit, now_s) for digest in digests
@@ -109,7 +113,7 @@ class ApiKeys:
         """
         use = self.check(authorization)
         if use is not None:
-            use.enter(self._limits, monotonic())
+            use.enter(self.limits, monotonic())
         return use
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from epd.logs import LogFormat
 from epd.vocabulary import Env
 from epd_gateway.settings import Settings, SettingsError
+from epd_gateway.settings_file import SettingsSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Options:
 
     Attributes:
         settings: Limits, deadlines and intervals; the public address is in `settings.listen`.
+        settings_source: Where they come from; what is in a file may change.
         admin_host: Address of the admin listener.
         admin_port: Its port; None: there is no admin listener.
         decision_file: Where the control loop writes its last pass, for the live view.
@@ -32,6 +34,7 @@ class Options:
     """
 
     settings: Settings
+    settings_source: SettingsSource
     admin_host: str
     admin_port: int | None
     decision_file: Path | None
@@ -56,7 +59,8 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         dotted = dict(_assignment(text) for text in given.set)
         if given.listen:
             dotted |= {"listen.host": host, "listen.port": str(port)}
-        settings = Settings.load(dotted, environment)
+        source = SettingsSource(dotted, environment, given.settings_file)
+        settings = source.read()
     except SettingsError as error:
         parser.error(str(error))
     if given.roster_file is None and not given.kubernetes_cluster:
@@ -67,6 +71,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str] = os.env
         parser.error("--processes: at least 1")
     return Options(
         settings=settings,
+        settings_source=source,
         admin_host=admin[0],
         admin_port=admin[1],
         decision_file=given.decision_file,
@@ -133,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="a setting, such as limits.max_body_bytes=1000000 or deadlines.prefill_s=20",
+    )
+    parser.add_argument(
+        "--settings-file",
+        metavar="FILE",
+        type=Path,
+        help="settings one a line, looked at every second; --set wins over it",
     )
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end when the starting process ends"

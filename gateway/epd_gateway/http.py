@@ -127,6 +127,12 @@ class HttpServer:
                 listener.setsockopt(level, option, value)
         self._sweep_timer = loop.call_later(self.limits.sweep_interval_s, self._sweep)
 
+    def obey(self, limits: HttpLimits) -> None:
+        """Hold clients to other limits from now on, those that are connected, too."""
+        self.limits = limits
+        for connection in self.connections:
+            connection.obey(limits)
+
     async def stop(self, grace_s: float = 0.0) -> None:
         """Stop accepting, let requests in flight end within `grace_s`, then cut the rest off.
 

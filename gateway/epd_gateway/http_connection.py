@@ -226,6 +226,10 @@ class HttpConnection(asyncio.Protocol):
             self._window_start_bytes = reader.body_bytes
             self.deadline_s = self._loop.time() + limits.body_timeout_s
 
+    def obey(self, limits: HttpLimits) -> None:
+        """Read by other limits from now on."""
+        self._reader.limits = limits
+
     def close_soon(self) -> None:
         """Close in a moment, unless a request is being received or served by then."""
         idle = self._active is None and self._reader.receiving is Receiving.BETWEEN

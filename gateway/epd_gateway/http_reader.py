@@ -49,6 +49,7 @@ class RequestReader:
         total_body_bytes: Content received of all bodies so far.
         awaits_continue: The client waits for `100 Continue` before it sends the current body.
         done: Nothing more will be taken.
+        limits: How much a request may be.
     """
 
     __slots__ = (
@@ -57,7 +58,6 @@ class RequestReader:
         "_head_bytes",
         "_headers",
         "_keep_alive",
-        "_limits",
         "_method",
         "_parser",
         "_refusal",
@@ -70,13 +70,14 @@ class RequestReader:
         "body_bytes",
         "done",
         "heads_begun",
+        "limits",
         "ready",
         "receiving",
         "total_body_bytes",
     )
 
     def __init__(self, limits: HttpLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._refusal: GatewayError | None = None
         self._replaying = False
@@ -154,7 +155,7 @@ class RequestReader:
         if self.receiving is not Receiving.HEAD or self.done:
             return
         self._fields_bytes += len(name) + len(value) + _FIELD_OVERHEAD_BYTES
-        if self._fields_bytes > self._limits.max_header_bytes:
+        if self._fields_bytes > self.limits.max_header_bytes:
             self._refuse(self._headers_too_large())
             return
         key = name.lower()
@@ -191,15 +192,15 @@ class RequestReader:
         self.total_body_bytes += size
         self.awaits_continue = False
         self._body.append(data)
-        if self.body_bytes > self._limits.max_body_bytes:
+        if self.body_bytes > self.limits.max_body_bytes:
             self._refuse(self._body_too_large())
 
     def on_message_complete(self) -> None:
         """Put the whole request into `ready`."""
         if self.done or self._upgrade:
             return
-        if len(self.ready) >= self._limits.max_pipelined_requests:
-            most = self._limits.max_pipelined_requests
+        if len(self.ready) >= self.limits.max_pipelined_requests:
+            most = self.limits.max_pipelined_requests
             self._refuse(MalformedHttp(f"more than {most} requests sent ahead of their answers"))
             return
         path, query = self._target()
@@ -227,7 +228,7 @@ class RequestReader:
 
     def _objection(self) -> GatewayError | None:
         """Return what is wrong with a complete head, if anything."""
-        headers, limits = self._headers, self._limits
+        headers, limits = self._headers, self.limits
         if len(self._url) + self._fields_bytes > limits.max_header_bytes:
             return self._headers_too_large()
         if self._version not in ("1.1", "1.0"):
@@ -246,11 +247,11 @@ class RequestReader:
             # Bytes shared with an earlier request are not held against this head.
             if heads == (before is Receiving.BETWEEN):
                 self._head_bytes += size
-            if self._head_bytes > self._limits.max_header_bytes:
+            if self._head_bytes > self.limits.max_header_bytes:
                 self._refuse(self._headers_too_large())
         elif before is Receiving.BODY and not heads:
             self._wire_bytes += size
-            allowed = self._limits.max_header_bytes + _MAX_FRAMING_RATIO * self.body_bytes
+            allowed = self.limits.max_header_bytes + _MAX_FRAMING_RATIO * self.body_bytes
             if self._wire_bytes > allowed:
                 self._refuse(MalformedHttp("the body's chunks carry next to no content"))
 
@@ -287,7 +288,7 @@ class RequestReader:
         self.feed(rest)
 
     def _body_too_large(self) -> GatewayError:
-        return BodyTooLarge(f"the body is over {self._limits.max_body_bytes} bytes")
+        return BodyTooLarge(f"the body is over {self.limits.max_body_bytes} bytes")
 
     def _headers_too_large(self) -> GatewayError:
-        return HeadersTooLarge(f"the headers are over {self._limits.max_header_bytes} bytes")
+        return HeadersTooLarge(f"the headers are over {self.limits.max_header_bytes} bytes")

@@ -27,7 +27,11 @@ _MOST_DECISION_BYTES: Final = 1 << 20
 
 
 class LiveSnapshot:
-    """Makes snapshots of this gateway process."""
+    """Makes snapshots of this gateway process.
+
+    Attributes:
+        slo: The objective that requests are held against.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class LiveSnapshot:
         """
         self._roster = roster
         self._journal = journal
-        self._slo = slo
+        self.slo = slo
         self._decision_file = decision_file
         self._clock = clock
         self._made_s = -math.inf
@@ -79,8 +83,8 @@ class LiveSnapshot:
             "missing_stages": list(readiness.missing),
             "in_flight": len(recent) - len(ended),
             **rates(ended, now_s),
-            "slo": slo_json(ended, self._slo),
-            "stages": stages_json(ended, pods, self._slo),
+            "slo": slo_json(ended, self.slo),
+            "stages": stages_json(ended, pods, self.slo),
             "pods": pods,
             "requests": [request_json(record, now_s) for record in records[:SHOWN_REQUESTS]],
             "flips": [flip_json(change) for change in reversed(roster.changes)],

@@ -86,6 +86,10 @@ class MediaResolver:
         self._fetcher = fetcher or ImageFetcher(limits)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
+    def obey(self, limits: MediaLimits) -> None:
+        """Take images within these limits from the next request on."""
+        self._limits = self._fetcher.limits = limits
+
     async def close(self) -> None:
         """Close kept connections and threads."""
         await self._fetcher.close()

@@ -153,7 +153,11 @@ class ByteBudget:
 
 
 class ImageFetcher:
-    """Reads image URLs under the limits of `MediaLimits`."""
+    """Reads image URLs.
+
+    Attributes:
+        limits: What may be read, and for how long.
+    """
 
     def __init__(
         self,
@@ -169,7 +173,7 @@ class ImageFetcher:
             is_allowed: Which addresses may be connected to; public ones by default, or all with
                 `limits.allow_private`.
         """
-        self._limits = limits
+        self.limits = limits
         self._slots = asyncio.Semaphore(limits.max_concurrent_fetches)
         if is_allowed is None:
             is_allowed = (lambda _: True) if limits.allow_private else is_public
@@ -197,7 +201,7 @@ class ImageFetcher:
             ImageNotFetched: It cannot be read, in time or at all.
             InvalidImage: It is too large, alone or with the others.
         """
-        timeout_s = self._limits.fetch_timeout_s
+        timeout_s = self.limits.fetch_timeout_s
         try:
             async with asyncio.timeout(timeout_s), self._slots:
                 return await self._follow(url, param, budget)
@@ -220,18 +224,18 @@ class ImageFetcher:
 
     async def _follow(self, text: str, param: str, budget: ByteBudget) -> bytes:
         url = self._checked(text, param)
-        for _ in range(self._limits.max_redirects + 1):
+        for _ in range(self.limits.max_redirects + 1):
             answer = await self._get(url, param, budget)
             if isinstance(answer, bytes):
                 return answer
             url = self._checked(answer, param, base=url)
         raise ImageNotFetched(
-            f"the image URL redirects more than {self._limits.max_redirects} times", param=param
+            f"the image URL redirects more than {self.limits.max_redirects} times", param=param
         )
 
     def _checked(self, text: str, param: str, base: httpx.URL | None = None) -> httpx.URL:
         """Return `text`, perhaps relative to `base`, if it is a URL that policy allows."""
-        limits = self._limits
+        limits = self.limits
         if len(text) > _MAX_URL_CHARS:
             raise ImageUrlRefused(f"the image URL is over {_MAX_URL_CHARS} characters", param=param)
         try:
@@ -266,17 +270,17 @@ class ImageFetcher:
             if response.status != 200:
                 raise ImageNotFetched(f"the image URL answered {response.status}", param=param)
             length = headers.get(b"content-length", b"0")
-            if int(length) > self._limits.max_image_bytes:
+            if int(length) > self.limits.max_image_bytes:
                 raise self._too_large(param)
             parts = []
             size = 0
             async for part in response.aiter_stream():
                 size += len(part)
-                if size > self._limits.max_image_bytes:
+                if size > self.limits.max_image_bytes:
                     raise self._too_large(param)
                 budget.spend(len(part), param)
                 parts.append(part)
         return b"".join(parts)
 
     def _too_large(self, param: str) -> GatewayError:
-        return InvalidImage(f"the image is over {self._limits.max_image_bytes} bytes", param=param)
+        return InvalidImage(f"the image is over {self.limits.max_image_bytes} bytes", param=param)

@@ -130,11 +130,9 @@ class Goodput:
 
     def __init__(self, slo: Slo, parents: "dict[str, Counter | Gauge | Histogram]") -> None:
         """Say what the objective is, and count against it."""
-        limits = cast(Gauge, parents[telemetry.SLO_LIMIT.name])
-        limits.labels(objective="ttft").set(slo.ttft_ms / 1e3)
-        limits.labels(objective="tpot").set(slo.tpot_ms / 1e3)
-        cast(Gauge, parents[telemetry.SLO_ATTAINMENT.name]).set(slo.attainment_percent / 100)
-        self._slo = slo
+        self._limits = cast(Gauge, parents[telemetry.SLO_LIMIT.name])
+        self._attainment = cast(Gauge, parents[telemetry.SLO_ATTAINMENT.name])
+        self.aim(slo)
         answers = cast(Counter, parents[telemetry.SLO_ANSWERS.name])
         self._answers = {
             (objective, images, met): answers.labels(objective, images, verdict)
@@ -142,6 +140,13 @@ class Goodput:
             for images in LABEL_VALUES["images"]
             for met, verdict in ((True, "met"), (False, "missed"))
         }
+
+    def aim(self, slo: Slo) -> None:
+        """Count against another objective from now on, and say which."""
+        self._limits.labels(objective="ttft").set(slo.ttft_ms / 1e3)
+        self._limits.labels(objective="tpot").set(slo.tpot_ms / 1e3)
+        self._attainment.set(slo.attainment_percent / 100)
+        self._slo = slo
 
     def count(self, images: str, ttft_s: float, tpot_s: float | None) -> None:
         """Count a streamed answer; one of a single token has no TPOT to miss."""

@@ -18,7 +18,7 @@ from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Method, Role, Stage
 from epd_gateway.roster_feed import RosterEntry, RosterSnapshot, RosterSource
 from epd_gateway.session import TrafficTotals
-from epd_gateway.settings import Settings
+from epd_gateway.settings import Settings, Slo
 from epd_gateway.workers import Credentials, Worker, WorkerState, plain
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,6 @@ class Roster:
         settings: Settings,
         *,
         model: str = "",
-        costs: Costs | None = None,
         credentials: Credentials = plain,
     ) -> None:
         """Start with no pods.
@@ -81,7 +80,6 @@ class Roster:
         Args:
             settings: Deadlines and intervals.
             model: Served model name; empty: what the feed says, else what the workers say.
-            costs: Constants of placement.
             credentials: Gives the TLS of each new connection to a worker.
         """
         self.version = 0
@@ -95,8 +93,7 @@ class Roster:
         self._settings = settings
         self._fixed_model = model
         self._feed_model = ""
-        self._costs = costs or Costs()
-        self._offline_costs = replace(self._costs, tpot_ms=settings.slo.tpot_ms)
+        self.aim(settings.slo)
         self._credentials = credentials
         self._source: RosterSource | None = None
         self._retired: dict[Worker, float] = {}
@@ -105,6 +102,12 @@ class Roster:
         self._loop = asyncio.get_running_loop()
         self._closing: set[asyncio.Task[None]] = set()
         self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def aim(self, slo: Slo) -> None:
+        """Place by this objective from now on, if it is to be acted on."""
+        acts = slo.overflow
+        self._costs = Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms) if acts else Costs()
+        self._offline_costs = replace(self._costs, tpot_ms=slo.tpot_ms)
 
     async def follow(self, source: RosterSource) -> None:
         """Apply what the feed brings, for ever."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import platform
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc
 
-from epd.policy.pods import Costs
 from epd.tracing import start_tracing
 from epd.vocabulary import Component
 from epd_gateway.access import ApiKeys, read_keys
@@ -27,7 +26,8 @@ from epd_gateway.metrics import GatewayMetrics, RosterCollector
 from epd_gateway.pipeline import Pipeline
 from epd_gateway.roster import Roster
 from epd_gateway.roster_feed import RosterSource
-from epd_gateway.settings import Listen, Settings, SettingsError, Slo, Workers
+from epd_gateway.settings import Listen, Settings, SettingsError, Workers
+from epd_gateway.settings_file import SettingsSource
 from epd_gateway.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ async def running_gateway(
     settings: Settings,
     source: RosterSource,
     *,
+    settings_source: SettingsSource | None = None,
     model: str = "",
     key_file: Path | None = None,
     admin_host: str = "127.0.0.1",
@@ -71,6 +72,7 @@ async def running_gateway(
     Args:
         settings: Limits, deadlines, intervals and the public address.
         source: The roster feed.
+        settings_source: Where the settings are read anew; None: they never change.
         model: Served model name; empty: what the feed says.
         key_file: The keys of those who may use the API; None: everybody may.
         admin_host: Address of the admin listener.
@@ -85,7 +87,7 @@ async def running_gateway(
     async with AsyncExitStack() as stack:
         worker_tls(settings.workers)  # a mistake in it is told at once, not once a worker
         credentials = partial(worker_tls, settings.workers)
-        roster = Roster(settings, model=model, costs=_costs(settings.slo), credentials=credentials)
+        roster = Roster(settings, model=model, credentials=credentials)
         stack.push_async_callback(roster.close)
         roster.on_flip = metrics.flip_delay.observe
         media = MediaResolver(settings.media)
@@ -101,8 +103,8 @@ async def running_gateway(
         following = asyncio.create_task(roster.follow(source))
         stack.push_async_callback(_end, following)
         admin = None
+        snapshot = LiveSnapshot(roster, journal, settings.slo, decision_file)
         if admin_port is not None:
-            snapshot = LiveSnapshot(roster, journal, settings.slo, decision_file)
             page = LivePage(snapshot, admin_host, anywhere=settings.live.anywhere)
             admin = HttpServer(app.admin(page.routes()), settings.limits)
             await _listen(admin, admin_host, admin_port)
@@ -115,9 +117,29 @@ async def running_gateway(
         tls = _server_tls(listen)
         await _listen(public, listen.host, listen.port, tls, reuse_port)
         stack.push_async_callback(public.stop, listen.stop_grace_s)
-        for files in _followed(listen, tls, keys, key_file):
-            stack.push_async_callback(_end, asyncio.create_task(files.follow(listen.files_poll_s)))
+        adopt = partial(_adopt, metrics, roster, snapshot, keys, media, public)
+        files = [*_followed(listen, tls, keys, key_file), *_settings_file(settings_source, adopt)]
+        for each in files:
+            stack.push_async_callback(_end, asyncio.create_task(each.follow(listen.files_poll_s)))
         yield Gateway(roster, metrics, public, admin, following)
+
+
+def _adopt(
+    metrics: GatewayMetrics,
+    roster: Roster,
+    snapshot: LiveSnapshot,
+    keys: ApiKeys,
+    media: MediaResolver,
+    public: HttpServer,
+    now: Settings,
+) -> None:
+    """Let all whom a change may concern go by it from the next request on."""
+    metrics.goodput.aim(now.slo)
+    roster.aim(now.slo)
+    snapshot.slo = now.slo
+    keys.limits = now.keys
+    media.obey(now.media)
+    public.obey(now.limits)
 
 
 async def _listen(
@@ -131,11 +153,6 @@ async def _listen(
         await server.start(host, port, ssl=tls, reuse_port=reuse_port)
     except OSError as error:
         raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-
-
-def _costs(slo: Slo) -> Costs:
-    """Return the constants of placement: with an objective, if it is to act on one."""
-    return Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms) if slo.overflow else Costs()
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
@@ -171,6 +188,14 @@ def _followed(
             tls.load_cert_chain(certificate, key)
 
         yield FollowedFiles("TLS", [certificate, key], read)
+
+
+def _settings_file(
+    source: SettingsSource | None, adopt: Callable[[Settings], None]
+) -> Iterator[FollowedFiles]:
+    """Return the file of the settings that may change, if there is one."""
+    if source is not None and source.file is not None:
+        yield FollowedFiles("settings", [source.file], lambda: adopt(source.read()))
 
 
 def worker_tls(workers: Workers) -> grpc.ChannelCredentials | None:

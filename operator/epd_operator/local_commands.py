@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Final
 
 from epd.api.names import EngineType
-from epd.api.v1alpha1 import EPDCluster, EPDClusterSpec, GatewayLimits
+from epd.api.v1alpha1 import EPDCluster, EPDClusterSpec
+from epd_operator.gateway_settings import gateway_settings
 from epd_operator.local_ports import WorkerPorts
-from epd_operator.objective import slo_settings
 
 WORKER_HOST: Final = "127.0.0.1"
 DECISION_FILE: Final = "control.json"
@@ -118,23 +118,10 @@ def gateway_launch(cluster: EPDCluster, listen: str, admin_listen: str, roster: 
     command = [sys.executable, "-m", "epd_gateway", "--listen", listen]
     command += ["--admin-listen", admin_listen, "--roster-file", str(roster)]
     command += ["--decision-file", str(roster.with_name(DECISION_FILE))]
-    settings = {**gateway_settings(cluster.spec.gateway.limits), **slo_settings(cluster.spec.slo)}
+    settings = {"listen.stop_grace_s": GATEWAY_DRAIN_S, **gateway_settings(cluster.spec)}
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     return Launch((*command, "--exit-with-parent"))
-
-
-def gateway_settings(limits: GatewayLimits) -> Mapping[str, object]:
-    """Return what the manifest decides of the gateway's settings, by their dotted names."""
-    return {
-        "listen.stop_grace_s": GATEWAY_DRAIN_S,
-        "limits.max_body_bytes": limits.max_body_bytes,
-        "media.max_images": limits.max_images,
-        "media.max_image_bytes": limits.max_image_bytes,
-        "media.max_image_pixels": limits.max_image_pixels,
-        "media.fetch_timeout_s": limits.media_timeout_seconds,
-        "media.allowed_domains": ",".join(limits.allowed_media_domains),
-    }
 
 
 def local_folder(source: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from epd.api.v1alpha1 import GatewayLimits
 from epd.vocabulary import (
     DEFAULT_PORTS,
     GATEWAY_ADMIN_PORT,
@@ -11,9 +10,9 @@ from epd.vocabulary import (
     Component,
     PortName,
 )
+from epd_operator.gateway_settings import gateway_settings
 from epd_operator.manifests_tls import TLS_PATH, tls_mount, tls_volume
 from epd_operator.node_loss import node_loss_tolerations
-from epd_operator.objective import slo_settings
 from epd_operator.objects import Kind, Manifest
 from epd_operator.pod_security import (
     SCRATCH_PATH,
@@ -34,6 +33,8 @@ LEAVE_SERVICE_S: Final = 5
 
 _KEYS_PATH: Final = "/etc/epd/api-keys"
 _PUBLIC_TLS_PATH: Final = "/etc/epd/public-tls"
+_SETTINGS_PATH: Final = "/etc/epd/settings"
+_SETTINGS: Final = "settings"
 _PORT: Final = DEFAULT_PORTS[PortName.GATEWAY_HTTP]
 
 
@@ -44,6 +45,7 @@ def gateway_objects(wanted: Wanted) -> list[Manifest]:
         _role(wanted),
         _role_binding(wanted),
         _service(wanted),
+        _settings(wanted),
         _deployment(wanted),
     ]
 
@@ -99,6 +101,16 @@ def _service(wanted: Wanted) -> Manifest:
     }
 
 
+def _settings(wanted: Wanted) -> Manifest:
+    """Return what gateways read anew when it changes: another objective restarts none of them."""
+    told = gateway_settings(wanted.spec).items()
+    return {
+        **Kind.CONFIG_MAP.type_meta,
+        "metadata": wanted.metadata(gateway_name(wanted), Component.GATEWAY),
+        "data": {_SETTINGS: "".join(f"{name}={value}\n" for name, value in told)},
+    }
+
+
 def _deployment(wanted: Wanted) -> Manifest:
     return {
         **Kind.DEPLOYMENT.type_meta,
@@ -117,7 +129,8 @@ def _deployment(wanted: Wanted) -> Manifest:
 
 def _template(wanted: Wanted) -> Manifest:
     secrets = {name: secret for name, (secret, _) in _secrets(wanted).items()}
-    volumes = [scratch_volume(), tls_volume(wanted)]
+    settings = {"name": _SETTINGS, "configMap": {"name": gateway_name(wanted)}}
+    volumes = [scratch_volume(), tls_volume(wanted), settings]
     volumes += ({"name": name, "secret": {"secretName": each}} for name, each in secrets.items())
     base: Manifest = {
         "metadata": {"labels": labels(wanted.key.name, Component.GATEWAY)},
@@ -137,6 +150,7 @@ def _template(wanted: Wanted) -> Manifest:
 
 def _container(wanted: Wanted) -> Manifest:
     mounts = [scratch_mount(), tls_mount()]
+    mounts.append({"name": _SETTINGS, "mountPath": _SETTINGS_PATH, "readOnly": True})
     mounts += (
         {"name": name, "mountPath": path, "readOnly": True}
         for name, (_, path) in _secrets(wanted).items()
@@ -189,6 +203,7 @@ def _arguments(wanted: Wanted) -> list[str]:
     # On loopback: who may `kubectl port-forward` may look, and nobody else.
     arguments += [f"--admin-listen=127.0.0.1:{GATEWAY_ADMIN_PORT}"]
     arguments += [f"--model={wanted.spec.model.served_name}"]
+    arguments.append(f"--settings-file={_SETTINGS_PATH}/{_SETTINGS}")
     if wanted.api_keys is not None:
         arguments.append(f"--api-key-file={_KEYS_PATH}/{wanted.api_keys.key}")
     settings: dict[str, object] = {
@@ -197,23 +212,8 @@ def _arguments(wanted: Wanted) -> list[str]:
         "workers.tls_certificate": f"{TLS_PATH}/tls.crt",
         "workers.tls_key": f"{TLS_PATH}/tls.key",
         "workers.tls_server_name": WORKER_TLS_NAME,
-        **_limits(gateway.limits),
-        **slo_settings(wanted.spec.slo),
     }
     if gateway.tls_secret_name is not None:
         settings["listen.tls_certificate"] = f"{_PUBLIC_TLS_PATH}/tls.crt"
         settings["listen.tls_key"] = f"{_PUBLIC_TLS_PATH}/tls.key"
     return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
-
-
-def _limits(limits: GatewayLimits) -> dict[str, object]:
-    return {
-        "limits.max_body_bytes": limits.max_body_bytes,
-        "keys.max_in_flight": limits.max_requests_in_flight_per_key,
-        "keys.max_per_minute": limits.max_requests_per_minute_per_key,
-        "media.max_images": limits.max_images,
-        "media.max_image_bytes": limits.max_image_bytes,
-        "media.max_image_pixels": limits.max_image_pixels,
-        "media.fetch_timeout_s": limits.media_timeout_seconds,
-        "media.allowed_domains": ",".join(limits.allowed_media_domains),
-    }

@@ -29,6 +29,7 @@ class Kind(Enum):
     SERVICE = ("Service", "v1", "services")
     SERVICE_ACCOUNT = ("ServiceAccount", "v1", "serviceaccounts")
     SECRET = ("Secret", "v1", "secrets")
+    CONFIG_MAP = ("ConfigMap", "v1", "configmaps")
     EVENT = ("Event", "v1", "events")
     DEPLOYMENT = ("Deployment", "apps/v1", "deployments")
     ROLE = ("Role", "rbac.authorization.k8s.io/v1", "roles")

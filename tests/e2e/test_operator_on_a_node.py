@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from cluster_life import Life, OperatorPod, at_home, client_of, operator_pod, question
@@ -13,6 +13,7 @@ from running_operator import Clusters
 from steady_traffic import steady_traffic
 
 from epd.vocabulary import Role
+from epd_operator.objects import Manifest
 
 E, P, D = Role.ENCODE, Role.PREFILL, Role.DECODE
 PODS = 8
@@ -31,12 +32,16 @@ def operator(one_node: Node, node_namespace: str) -> Iterator[OperatorPod]:
         yield pod
 
 
+def names(pods: Sequence[Manifest]) -> set[str]:
+    return {pod["metadata"]["name"] for pod in pods}
+
+
 @pytest.mark.timeout(600)
 async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
     one_node: Node, operator: OperatorPod
 ) -> None:
     clusters = Clusters(one_node.api, operator.namespace)
-    workers, gateways = (host_environment.pod_template(name) for name in ("worker", "gateway"))
+    workers, gateway = (host_environment.pod_template(name) for name in ("worker", "gateway"))
     roll = {"drainSeconds": 60, "maxConcurrentPods": 2}
     clusters.create(replicas=PODS, rollout=roll, control={"mode": "Off"}, **at_home())
     await clusters.settled(patience_s=180)
@@ -55,11 +60,15 @@ async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
             life.relabelled(D, P)
             life.relabelled(E, D)
         assert clusters.roles() == before + Counter({P: 1}) - Counter({E: 1})
-        async with life.phase("workers upgraded"):
+        gateways = names(clusters.pods(component="gateway"))
+        async with life.phase("workers upgraded, and another objective"):
+            clusters.edit(slo={"ttftMilliseconds": 1234})
             await life.upgraded(podTemplate={**workers, **RELEASE})
+            await life.aimed(ttft_ms=1234)
+        assert names(clusters.pods(component="gateway")) == gateways
         assert sum(clusters.roles().values()) == PODS + 1
         async with life.phase("gateways upgraded"):
-            await life.gateways_upgraded(podTemplate={**gateways, **RELEASE})
+            await life.gateways_upgraded(podTemplate={**gateway, **RELEASE})
         async with life.phase("evicted"):
             await life.evicted()
         async with life.phase("scaled down while the operator is upgraded"):

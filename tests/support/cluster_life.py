@@ -1,5 +1,6 @@
 """A cluster on a real node: its operator is a pod, its clients ask all the time."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -163,6 +164,16 @@ class Life:
         await until(
             lambda: not before & self._uids(self.clusters.pods()), patience_s=4 * self.patience_s
         )
+
+    async def aimed(self, ttft_ms: int) -> None:
+        """Return once the gateway goes by this objective; kubelet takes a minute to bring it."""
+        line = f'epd_slo_limit_seconds{{objective="ttft"}} {ttft_ms / 1e3}'
+        async with asyncio.timeout(2 * self.patience_s):
+            while line not in await self._metrics():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.5)
+
+    async def _metrics(self) -> list[str]:
+        return (await self.traffic.client.get("/metrics")).text.splitlines()
 
     async def gateways_upgraded(self, **gateway: Any) -> None:
         """Change what gateways are made of; return once the last of the old ones has ended."""

@@ -16,6 +16,7 @@ class SteadyTraffic:
 
     Attributes:
         answered: Streams that ended as they should, by the phase in which they began.
+        client: Who asks.
         faults: What went wrong: one line for each failed or altered stream.
         phase: What the test is at; stands in the lines of `faults`.
     """
@@ -23,7 +24,7 @@ class SteadyTraffic:
     def __init__(
         self, client: httpx.AsyncClient, bodies: list[dict[str, Any]], pause_s: float = 0
     ) -> None:
-        self._client = client
+        self.client = client
         self._pause_s = pause_s
         self._bodies = bodies
         self._expected: dict[int, str] = {}
@@ -79,7 +80,7 @@ class SteadyTraffic:
 
     async def _ask(self, body: dict[str, Any]) -> str:
         events: list[str] = []
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        async with self.client.stream("POST", "/v1/chat/completions", json=body) as answer:
             assert answer.status_code == 200, (await answer.aread()).decode()
             events = [line async for line in answer.aiter_lines() if line.startswith("data: ")]
         assert events[-1] == "data: [DONE]", events[-1:]

@@ -18,6 +18,7 @@ Scenario = Callable[[World], Awaitable[None]]
 CALL_SITES = {
     ("get", "EPDCluster"),
     ("get", "Secret"),
+    ("get", "ConfigMap"),
     ("get", "Deployment"),
     ("get", "NetworkPolicy"),
     ("get", "PodDisruptionBudget"),
@@ -32,6 +33,7 @@ CALL_SITES = {
     ("get", "Event"),
     ("patch", "Event"),
     ("apply", "Secret"),
+    ("apply", "ConfigMap"),
     ("apply", "Deployment"),
     ("apply", "NetworkPolicy"),
     ("apply", "PodDisruptionBudget"),

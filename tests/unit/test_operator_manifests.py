@@ -1,5 +1,6 @@
 """What the operator builds: worker pods, gateways, policies, and users' templates on top."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from operator_world import IMAGES, manifest
 
 from epd.api.load import validate_cluster
 from epd.vocabulary import Role
+from epd_gateway.settings_file import SettingsSource
 from epd_operator.manifests_gateway import gateway_objects
 from epd_operator.manifests_policy import policy_objects
 from epd_operator.manifests_worker import revision_of, worker_pod
@@ -137,6 +139,29 @@ def test_gateways_are_open_only_where_the_spec_says_so() -> None:
     )
     assert any(word.startswith("--api-key-file=") for word in closed["args"])
     assert not any(word.startswith("--api-key-file=") for word in opened["args"])
+
+
+def test_another_objective_or_limit_reaches_gateways_by_a_file_and_restarts_none(
+    tmp_path: Path,
+) -> None:
+    before = wanted()
+    limits = {"maxRequestsInFlightPerKey": 7, "allowedMediaDomains": ["a.org", "b.org"]}
+    after = wanted(slo={"ttftMilliseconds": 77}, gateway={"limits": limits})
+    assert of_kind(after, Kind.DEPLOYMENT) == of_kind(before, Kind.DEPLOYMENT)
+    settings = of_kind(after, Kind.CONFIG_MAP)
+    (name, text), *_ = settings["data"].items()
+    template = of_kind(after, Kind.DEPLOYMENT)["spec"]["template"]
+    (volume,) = (each for each in template["spec"]["volumes"] if "configMap" in each)
+    assert volume["configMap"]["name"] == settings["metadata"]["name"]
+    (mount,) = (m for m in container(template)["volumeMounts"] if m["name"] == volume["name"])
+    assert f"--settings-file={mount['mountPath']}/{name}" in container(template)["args"]
+    file = tmp_path / name
+    file.write_text(text)
+    understood = SettingsSource({}, {}, file).read()
+    assert understood.media.allowed_domains == ("a.org", "b.org")
+    assert {"slo.ttft_ms=77", "keys.max_in_flight=7", "media.allowed_domains=a.org,b.org"} <= set(
+        text.splitlines()
+    )
 
 
 def test_a_public_certificate_is_served_and_probed_by_https() -> None:

@@ -46,7 +46,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services, serviceaccounts, secrets]
+  resources: [services, serviceaccounts, secrets, configmaps]
   verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [events]
