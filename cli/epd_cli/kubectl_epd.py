@@ -45,7 +45,7 @@ EPILOG: Final = """\
 examples:
   kubectl epd status -A                          all clusters
   kubectl epd roles demo                         its pods and their roles
-  kubectl epd flip demo-worker-1 encode-prefill  nothing restarts, no stream is dropped
+  kubectl epd flip demo-1 encode-prefill         nothing restarts, no stream is dropped
   kubectl epd explain demo                       why the split is as it is
   kubectl epd top demo                           all of it at one look, anew each second
   kubectl epd logs demo --role decode -f
