@@ -100,6 +100,14 @@ def test_every_class_that_the_architecture_names_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_target_of_make_that_a_page_names_exists(page: Path) -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", text, re.MULTILINE))
+    named = {found[1] for word in words(page) if (found := re.match(r"make ([a-z][\w-]*)", word))}
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     groups = {name: field.default for name, field in Settings.model_fields.items()}
     named = [word.split(".") for word in words(page) if re.fullmatch(r"[a-z]+\.[a-z_]+", word)]
