@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from epd.vocabulary import Stage
 from epd.wire.messages import Load, StageLoad
@@ -12,7 +12,10 @@ from epd_cli.connect import chosen_cluster
 from epd_cli.tables import print_table
 from epd_operator import local_probe
 from epd_operator.local_roster import Roster, RosterFile
-from epd_operator.local_state import LocalPod, RunningCluster
+from epd_operator.local_state import LocalPod, PodState, RunningCluster
+
+SILENT: Final = "does not answer"
+"""What is told of a pod that was ready and does not say what it is at: it is frozen, or overrun."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,7 +75,7 @@ def _pod_status(pod: LocalPod, roster: Roster, load: Load | None) -> dict[str, A
         "name": pod.name,
         "role": role or pod.role,
         "ready": role is not None and load is not None,
-        "state": pod.state,
+        "state": SILENT if pod.state is PodState.READY and load is None else pod.state,
         "processId": pod.process_id,
         "address": pod.address,
         "restarts": pod.restarts,

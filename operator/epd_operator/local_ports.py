@@ -5,6 +5,7 @@ process or another `epd`, a block that is lent out is claimed: by sockets in Lin
 namespace, which end with whoever holds them.
 """
 
+import atexit
 import errno
 import random
 import socket
@@ -86,6 +87,13 @@ def release(first: int, size: int) -> None:
         claim = _claims.pop(cell, None)
         if claim is not None:
             claim.close()
+
+
+@atexit.register
+def release_all() -> None:
+    """Give back whatever this process has claimed."""
+    for cell in list(_claims):
+        _claims.pop(cell).close()
 
 
 def _claim(first: int, size: int) -> bool:

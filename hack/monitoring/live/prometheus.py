@@ -16,6 +16,10 @@ import yaml
 from kube import binaries
 
 SCRAPE_INTERVAL_S: Final = 0.5
+NATIVE: Final = {
+    "convert_classic_histograms_to_nhcb": True,
+    "always_scrape_classic_histograms": True,
+}
 START_TIMEOUT_S: Final = 60
 QUERY_TIMEOUT_S: Final = 60
 
@@ -42,11 +46,25 @@ def program(name: str) -> str:
         raise
 
 
+def makes_native_histograms() -> bool:
+    """Tell whether the Prometheus of this machine can: 3 and later."""
+    done = subprocess.run(
+        [program("prometheus"), "--version"], capture_output=True, text=True, check=True
+    )
+    return int((done.stdout or done.stderr).split()[2].partition(".")[0]) >= 3
+
+
 class PrometheusServer:
     """One server; `url` is its address."""
 
     def __init__(
-        self, folder: Path, rules: Sequence[Path] = (), alertmanagers: Sequence[str] = ()
+        self,
+        folder: Path,
+        rules: Sequence[Path] = (),
+        alertmanagers: Sequence[str] = (),
+        target_files: Sequence[Path] = (),
+        *,
+        native_histograms: bool = False,
     ) -> None:
         """Start a server in an empty folder.
 
@@ -54,6 +72,9 @@ class PrometheusServer:
             folder: For its files.
             rules: Rule files, evaluated each second.
             alertmanagers: HOST:PORTs that are told of alerts.
+            target_files: Files of `file_sd_configs`, beside what `set_targets` says.
+            native_histograms: Make native histograms of classic ones, and keep both, as the chart's
+                PodMonitor asks for; Prometheus 3 and later.
         """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -61,6 +82,7 @@ class PrometheusServer:
         self.url = f"http://127.0.0.1:{port}"
         self._targets = folder / "targets.json"
         self.set_targets([])
+        files = [str(path) for path in (self._targets, *target_files)]
         config = {
             "global": {
                 "scrape_interval": f"{SCRAPE_INTERVAL_S * 1e3:.0f}ms",
@@ -72,7 +94,8 @@ class PrometheusServer:
                 {
                     "job_name": "epd",
                     "honor_labels": True,
-                    "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}],
+                    **(NATIVE if native_histograms else {}),
+                    "file_sd_configs": [{"files": files, "refresh_interval": "1s"}],
                 }
             ],
         }
@@ -137,11 +160,18 @@ class PrometheusServer:
 
 @contextmanager
 def prometheus(
-    folder: Path, rules: Sequence[Path] = (), alertmanagers: Sequence[str] = ()
+    folder: Path,
+    rules: Sequence[Path] = (),
+    alertmanagers: Sequence[str] = (),
+    target_files: Sequence[Path] = (),
+    *,
+    native_histograms: bool = False,
 ) -> Iterator[PrometheusServer]:
-    """Run a server for as long as the block lasts."""
+    """Run a server for as long as the block lasts; see `PrometheusServer`."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = PrometheusServer(folder, rules, alertmanagers)
+    server = PrometheusServer(
+        folder, rules, alertmanagers, target_files, native_histograms=native_histograms
+    )
     try:
         server.until_ready()
         yield server
