@@ -15,7 +15,11 @@ EVERYTHING: dict[str, Any] = {
     "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
     "metrics": {
         "prometheusUrl": "http://prometheus:9090",
-        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "podMonitor": {
+            "enabled": True,
+            "nativeHistograms": True,
+            "labels": {"release": "prometheus"},
+        },
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True},
     },
