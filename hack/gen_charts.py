@@ -19,8 +19,10 @@ from epd.api.crd import FILE_NAME, crd_text
 CHARTS = ROOT / "charts"
 NEXT_STEPS = {
     "epd-crds": """\
-    helm install epd-crds charts/epd-crds
-    helm upgrade epd-crds charts/epd-crds
+```sh
+helm install epd-crds charts/epd-crds
+helm upgrade epd-crds charts/epd-crds
+```
 
 Helm never upgrades what lies in a chart's `crds/` folder, so the definition is a template here.
 It carries `helm.sh/resource-policy: keep`: `helm uninstall` leaves it, and all EPDClusters.
@@ -28,9 +30,11 @@ To remove both: `kubectl delete crd epdclusters.epd.dev`. Where it was made by o
 `helm install --take-ownership`.
 """,
     "epd": """\
-    helm install epd-crds charts/epd-crds
-    helm install epd charts/epd --namespace epd-system --create-namespace
-    kubectl apply -f examples/simulated.yaml
+```sh
+helm install epd-crds charts/epd-crds
+helm install epd charts/epd --namespace epd-system --create-namespace
+kubectl apply -f examples/simulated.yaml
+```
 
 With `--set watch.namespaces={a,b}` the operator works in these namespaces alone and gets Roles
 there instead of a ClusterRole; add `--set rbac.aggregateRoles=false` where no cluster-wide object
