@@ -13,6 +13,11 @@ PY := .venv/bin/python
 ENGINE := $(if $(CUDA)$(wildcard .venv/stamp-vllm-cuda),vllm-cuda,vllm-cpu)
 PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
+# Tests that compute share all cores. Files that mostly wait for other programs run two at a time.
+ALL_CORES := -n auto
+TWO_FILES := -n 2 --dist loadfile
+# In CI a test of real processes that failed runs once more, and the end of the log names it.
+ONCE_MORE := $(if $(CI),--reruns 1 -rR)
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
 .PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview docs docs-pictures clean
@@ -51,16 +56,16 @@ gen: env ## Generate stubs, crds/, rules, dashboards, and what the docs take fro
 test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 
 test-unit: env ## Run the tests that need no engine and no other process.
-	$(PYTEST) tests/unit tests/property tests/contract -m 'not vllm'
+	$(PYTEST) $(ALL_CORES) tests/unit tests/property tests/contract -m 'not vllm'
 
 test-sim: env ## Check the simulator against published measurements, and its policies.
-	$(PYTEST) tests/sim
+	$(PYTEST) $(ALL_CORES) tests/sim
 
 test-integration: env ## Run our programs against each other, and both engines' contracts.
-	$(PYTEST) tests/integration tests/contract -m 'integration or vllm'
+	$(PYTEST) $(TWO_FILES) $(ONCE_MORE) tests/integration tests/contract -m 'integration or vllm'
 
 test-e2e: env ## Run whole clusters as a user does.
-	$(PYTEST) tests/e2e
+	$(PYTEST) $(ONCE_MORE) tests/e2e
 
 demo: env ## A real Kubernetes, Helm, chats, flips under load. KEEP=1 leaves it; LOCAL=1: processes; CLUSTER=mine: yours.
 	@$(if $(LOCAL),.venv/bin/epd demo,$(PY) hack/demo_kubernetes.py $(if $(filter mine,$(CLUSTER)),--mine) \
