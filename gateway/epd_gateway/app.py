@@ -155,6 +155,7 @@ class App:
         try:
             use = self._keys.enter(request.headers.get(b"authorization", ""))
             context = self._admit(request, api, arrived_s)
+            request.describe = context.log_fields
             if (task := asyncio.current_task()) is not None:
                 request.on_disconnect(partial(_cancel, task))
             await self._pipeline.serve(context)

@@ -183,9 +183,8 @@ class HttpConnection(asyncio.Protocol):
         request = self._active
         if request is not None and request.response.streaming:
             self._front.stats.slow_clients_total += 1
-            logger.info(
-                "the client reads too slowly; its stream ends", extra={"client_request": request.id}
-            )
+            fields = request.log_fields()
+            logger.info("the client reads too slowly; its stream ends", extra=fields)
             self.abort()
 
     def resume_writing(self) -> None:
@@ -325,7 +324,7 @@ class HttpConnection(asyncio.Protocol):
             # By `stop`, or by the handler's own disconnect callback; the task ends here either way.
             response.fail(ShuttingDown("the gateway is stopping; try again"))
         except Exception as error:
-            log_defect(request.id, "the handler failed", error)
+            log_defect("the handler failed", error, request.log_fields())
             response.fail(InternalError(f"the gateway failed; request id {request.id}"))
         finally:
             self._front.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))

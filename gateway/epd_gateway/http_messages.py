@@ -250,6 +250,7 @@ class Request:
         keep_alive: The client wants to send another request after this one.
         http_11: The client speaks HTTP/1.1, not 1.0.
         response: Writes the answer; set before the handler.
+        describe: Returns what lines about it say; set by a handler that knows more than its id.
     """
 
     __slots__ = (
@@ -257,6 +258,7 @@ class Request:
         "_event",
         "_gone",
         "body",
+        "describe",
         "headers",
         "http_11",
         "id",
@@ -288,9 +290,14 @@ class Request:
         self.body = body
         self.keep_alive = keep_alive
         self.http_11 = http_11
+        self.describe: Callable[[], dict[str, str]] | None = None
         self._callbacks: list[Callable[[], None]] | None = None
         self._event: asyncio.Event | None = None
         self._gone = False
+
+    def log_fields(self) -> dict[str, str]:
+        """Return what every line about it says."""
+        return self.describe() if self.describe is not None else {"client_request": self.id}
 
     @property
     def disconnected(self) -> asyncio.Event:
@@ -325,7 +332,7 @@ class Request:
             try:
                 callback()
             except Exception as error:
-                log_defect(self.id, "a disconnect callback failed", error)
+                log_defect("a disconnect callback failed", error, self.log_fields())
 
 
 def error_headers(error: GatewayError, request_id: str) -> bytes:
@@ -353,12 +360,12 @@ def strip_chunk_framing(chunks: bytes) -> bytes:
     return b"".join(parts)
 
 
-def log_defect(request_id: str, what: str, error: BaseException) -> None:
+def log_defect(
+    what: str, error: BaseException, fields: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Log a defect of ours by type and place; its text stays out, for it may quote a prompt."""
     where = places(error.__traceback__)
-    logger.error(
-        "%s: %s at %s", what, type(error).__name__, where, extra={"client_request": request_id}
-    )
+    logger.error("%s: %s at %s", what, type(error).__name__, where, extra=dict(fields))
 
 
 def _discard(_data: bytes) -> None:

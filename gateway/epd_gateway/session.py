@@ -258,7 +258,7 @@ class Session:
 
     def _drop_broken(self, call: Call, error: Exception) -> None:
         """End one call whose sink failed; the others of the frame must not suffer."""
-        log_defect("", f"an event of {self.worker} could not be taken", error)
+        log_defect(f"an event of {self.worker} could not be taken", error)
         self.cancel(call)
         call.fail(Reason.INTERNAL, "the gateway could not pass on the answer")
 
