@@ -46,9 +46,16 @@ def dashboard_text(board: Board) -> str:
     document = json.loads(json.dumps(made.build(), cls=JSONEncoder))
     for annotation in document.get("annotations", {}).get("list", []):
         annotation |= {"step": "5s", "titleFormat": "{{from_role}} becomes {{to_role}}: {{why}}"}
+    for variable in document["templating"]["list"]:
+        for name in _OF_INTERVALS:
+            variable.pop(name, None)
     for number, panel_json in enumerate(document["panels"], start=1):
         panel_json["id"] = number
     return json.dumps(document, indent=1) + "\n"
+
+
+_OF_INTERVALS: Final = ("auto", "auto_count", "auto_min")
+"""What the SDK writes into every variable, and Grafana knows of interval variables only."""
 
 
 def _variables() -> list[Builder[models.VariableModel]]:

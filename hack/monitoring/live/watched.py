@@ -75,9 +75,7 @@ def watched_cluster(
     curves.write_text(curves_text)
     file.write_text(yaml.safe_dump(manifest(curves, **spec)))
     with (
-        prometheus(
-            folder / "prometheus", [rules], native_histograms=native_histograms
-        ) as server,
+        prometheus(folder / "prometheus", [rules], native_histograms=native_histograms) as server,
         _running(folder, file) as addresses,
     ):
         labels = {"namespace": "local", "epd_dev_cluster": NAME}
