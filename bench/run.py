@@ -25,9 +25,10 @@ MEASUREMENTS = {
     "encode_ways": "encode_ways",
     "policy": "policy",
     "operator": "operator_bench",
+    "telemetry": "telemetry",
 }
-EXPLICIT_ONLY = ("race", "operator")
-"""Needs other gateways, or a Kubernetes to itself: measured only when named."""
+EXPLICIT_ONLY = ("race", "operator", "telemetry")
+"""Needs other gateways, a Kubernetes to itself, or minutes: measured only when named."""
 INTERRUPTED = 130
 
 

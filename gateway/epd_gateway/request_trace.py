@@ -3,13 +3,10 @@
 Only made where traces are on; what is off costs a comparison.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from epd.tracing import Tracing, traceparent_of
+from epd.tracing import Span, Tracing, traceparent_of
 from epd_gateway.journal import RequestRecord, StageRecord
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
 
 _FIRST_FAILURE_STATUS: Final = 500
 
@@ -66,7 +63,7 @@ class RequestTrace:
             )
             failure = failure or record.failure
         if failure:
-            self._tracing.fail(span, failure)
+            span.fail(failure)
         span.end()
 
     def conclude(self, record: RequestRecord) -> None:
@@ -85,7 +82,7 @@ class RequestTrace:
         )
         if record.first_token_s is not None:
             ttft_ms = 1e3 * (record.first_token_s - record.arrived_s)
-            span.set_attribute("epd.ttft_ms", round(ttft_ms, 3))
+            span.set_attributes({"epd.ttft_ms": round(ttft_ms, 3)})
         if record.status >= _FIRST_FAILURE_STATUS:
-            self._tracing.fail(span, str(record.status))
+            span.fail(str(record.status))
         span.end()

@@ -257,11 +257,11 @@ def test_prompts_of_no_known_answer_are_not_priced_yet():
 
 
 async def test_a_pass_and_its_flips_are_spans_with_the_reasons(world):
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(exporter))
     world.traffic = traffic(prompts=60)
     quiet = world.controller()
-    traced = replace(quiet, tracing=Tracing(provider), name="ns/demo")
+    traced = replace(quiet, tracing=tracing, name="ns/demo")
     memory = Memory()
     for _ in range(30):
         memory = await traced.run_once(memory)

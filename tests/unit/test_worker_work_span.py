@@ -16,11 +16,9 @@ KV = KvHandle("giver-p", "hash", "k1", size_bytes=20)
 
 def spans_of(work, handoff_us=1500, failure=""):
     """Return the spans of a piece of work, the last to end last."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    WorkSpan(Tracing(provider), Submit(1, "request-1", work, traceparent=PARENT)).end(
-        handoff_us, failure
-    )
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(exporter))
+    WorkSpan(tracing, Submit(1, "request-1", work, traceparent=PARENT)).end(handoff_us, failure)
     return list(exporter.get_finished_spans())
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from time import time_ns
 from typing import Final
 
-from epd.tracing import Tracing
+from epd.tracing import Tracing, traceparent_of
 from epd.wire.messages import EcHandle, Encode, Generate, KvHandle, Phase, Submit
+from epd_worker.engine import TRACEPARENT
 
 _NAMES: Final = {
     Phase.WHOLE: "serve prefill+decode",
@@ -33,6 +34,7 @@ class WorkSpan:
             outward=False,
             attributes={"epd.request": submit.request_id},
         )
+        TRACEPARENT.set(traceparent_of(self._span))  # each piece of work is a task of its own
 
     def end(self, handoff_us: int, failure: str = "") -> None:
         """End it.
@@ -54,7 +56,7 @@ class WorkSpan:
             )
             handoff.end(self._began_ns + 1000 * handoff_us)
         if failure:
-            self._tracing.fail(self._span, failure)
+            self._span.fail(failure)
         self._span.end()
 
 

@@ -24,5 +24,5 @@ def trace_pass(tracing: Tracing, cluster: str, began_ns: int, done: Pass) -> Non
         attributes = {"epd.pod": flip.pod, "epd.from": flip.from_role, "epd.to": flip.to_role}
         tracing.begin("flip", span, attributes=attributes).end()
     if done.problem:
-        tracing.fail(span, done.problem)
+        span.fail(done.problem)
     span.end(time_ns())

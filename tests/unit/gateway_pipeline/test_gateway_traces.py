@@ -20,9 +20,9 @@ SAMPLED = f"00-{TRACE_ID}-{CLIENT_SPAN}-01"
 @pytest.fixture
 def exporter(monkeypatch):
     """Return where the gateway's spans go."""
-    kept, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    monkeypatch.setattr(server, "start_tracing", lambda *_: Tracing(provider))
+    kept = InMemorySpanExporter()
+    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(kept))
+    monkeypatch.setattr(server, "start_tracing", lambda *_: tracing)
     return kept
 
 

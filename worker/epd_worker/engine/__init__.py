@@ -6,10 +6,14 @@ what an engine emits per token goes through a plain callback, never through a ta
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from epd.wire.messages import Completed, EcHandle, Encode, FailureKind, Generate, Prefilled
+
+TRACEPARENT: Final[ContextVar[str]] = ContextVar("traceparent", default="")
+"""Names the span of the present task's work, below which an engine may put its own; empty: none."""
 
 
 class Emit(Protocol):
