@@ -204,3 +204,14 @@ def test_the_last_lines_of_a_log_are_those_that_say_something(tmp_path: Path) ->
     log.write_text("one\n\ntwo  \n\n three\n\n")
     assert last_lines(log, 2) == ["two", " three"]
     assert last_lines(tmp_path / "absent.log", 2) == []
+
+
+def test_what_a_process_has_claimed_it_gives_back_at_its_end():
+    script = (
+        "from epd_operator import local_ports\n"
+        "local_ports.free_block(1, '127.0.0.1', lambda *_: True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
