@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from otlp_receiver import Receiver, otlp_receiver
 from reference_answers import tiny_model
 from running_cluster import Cluster, manifest
 
@@ -10,8 +11,15 @@ from epd_worker.engine.tiny_models import TinyKind
 
 
 @pytest.fixture(scope="session")
+def collector() -> Iterator[Receiver]:
+    """Return what collects the traces of those clusters: of requests whose client asks for one."""
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
 def vllm_cluster(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, collector: Receiver
 ) -> Iterator[Callable[[TinyKind], Cluster]]:
     """Return a function that gives three running pods with the tiny model that is asked for.
 
@@ -29,7 +37,11 @@ def vllm_cluster(
             model = tiny_model(kind)
             name = model.name.replace(".", "-")
             running[kind] = Cluster(manifest(name, model), tmp_path_factory.mktemp(name))
-            running[kind].start()
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+                environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+                environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+                running[kind].start()
             for other in before:
                 other.wait()
         return running[kind]

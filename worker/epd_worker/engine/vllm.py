@@ -77,7 +77,7 @@ class VllmEngine:
         """Compute one embedding; the language model does not run."""
         from vllm.sampling_params import SamplingParams
 
-        from epd_worker.engine import vllm_core
+        from epd_worker.engine import vllm_call, vllm_core
 
         call = self._call(request_id, Phase.WHOLE, 0, images=[work.image.content])
         with self._busy(call):
@@ -91,7 +91,10 @@ class VllmEngine:
             params = SamplingParams(max_tokens=1, extra_args={vllm_core.ENCODE_ONLY: True})
             announced: dict[str, Any] = {}
             reason = None
-            async for output in self._runtime.engine.generate(rendered, params, call.request_id):
+            headers = vllm_call.trace_headers()
+            async for output in self._runtime.engine.generate(
+                rendered, params, call.request_id, trace_headers=headers
+            ):
                 announced = output.ec_transfer_params or {}
                 reason = output.outputs[0].finish_reason
             if reason == "error" or not announced:

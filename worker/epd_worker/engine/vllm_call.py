@@ -19,12 +19,16 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.output_processor import RequestState
 
+from epd.tracing import collector
 from epd.wire.messages import IMAGE_REFERENCE_PREFIX, Phase
-from epd_worker.engine import Emit, StageClock, vllm_core
+from epd_worker.engine import TRACEPARENT, Emit, StageClock, vllm_core
 from epd_worker.engine.vllm_rendered import Rendered
 
 MEDIA_CONNECTOR_NAME = "epd"
 _TRANSFER_PARAMS = frozenset({"kv_transfer_params", "ec_transfer_params"})
+_NOT_KEPT = f"00-{1:032x}-{1:016x}-00"
+"""A trace that nobody keeps: told of none, vLLM would begin one of its own."""
+
 CURRENT: contextvars.ContextVar["Call"] = contextvars.ContextVar("epd_call")
 
 
@@ -98,6 +102,11 @@ class Call:
         return taken
 
 
+def trace_headers() -> dict[str, str] | None:
+    """Return below which span vLLM puts its own, as the headers it takes; None: no traces."""
+    return {"traceparent": TRACEPARENT.get() or _NOT_KEPT} if collector() else None
+
+
 class StageClient:
     """vLLM's engine client with `generate` bent to the present `Call`."""
 
@@ -121,6 +130,7 @@ class StageClient:
             vocabulary_size = self._engine.model_config.get_vocab_size()
             params.extra_args[vllm_core.VOCABULARY_SIZE] = vocabulary_size
         options["priority"] = call.priority
+        options["trace_headers"] = trace_headers()
         request_id = call.request_id
         if call.submissions:  # a completion of several prompts
             request_id = f"{request_id}-{call.submissions}"

@@ -173,6 +173,7 @@ class EncodeQueue:
             new_token_ids=[],
             finish_reason=reason,
             ec_transfer_params=announcement,
+            trace_headers=request.trace_headers,
         )
         outputs = EngineCoreOutputs(outputs=[output], finished_requests={request.request_id})
         self._core.output_queue.put_nowait((request.client_index, outputs))

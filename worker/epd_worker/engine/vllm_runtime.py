@@ -5,6 +5,7 @@ what disaggregation rests on is set here and cannot be overridden.
 """
 
 import asyncio
+import atexit
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from epd.tracing import collector
 from epd.vocabulary import Env
 from epd.wire.messages import Api, FailureKind
 from epd_worker.engine import EngineDescription, EngineError
@@ -174,6 +176,9 @@ def _prepare_environment(settings: EngineSettings) -> None:
     }
     if Path(settings.model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
+    if collector():
+        os.environ.setdefault("OTEL_SERVICE_NAME", "vllm")
+        os.environ.setdefault("OTEL_RESOURCE_ATTRIBUTES", f"service.instance.id={settings.name}")
     os.environ.update(environment)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if _is_cpu_build():
@@ -215,6 +220,7 @@ def _engine_args(settings: EngineSettings, arguments: Any) -> Any:
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
     on_cpu = current_platform.is_cpu()
     engine_args.scheduling_policy = "priority"
+    engine_args.otlp_traces_endpoint = engine_args.otlp_traces_endpoint or collector() or None
     engine_args.mm_processor_cache_gb = 0  # handoffs by metadata bypass its bookkeeping
     engine_args.enable_prefix_caching = True  # makes an image's identifier its content hash
     engine_args.kv_transfer_config = KVTransferConfig(
@@ -255,7 +261,17 @@ def _load_engine(engine_args: Any, received: "ReceivedKv") -> Any:
     from epd_worker.engine import vllm_call
 
     vllm_call.patch_request_states()
-    return AsyncLLM.from_engine_args(engine_args, stat_loggers=[lambda *_: received])
+    engine = AsyncLLM.from_engine_args(engine_args, stat_loggers=[lambda *_: received])
+    if engine_args.otlp_traces_endpoint:
+        _let_go_of_spans()
+    return engine
+
+
+def _let_go_of_spans() -> None:
+    """Keep vLLM's exporter from holding up our end: it would wait for a collector that is gone."""
+    from opentelemetry import trace
+
+    atexit.unregister(trace.get_tracer_provider().shutdown)  # type: ignore[attr-defined]
 
 
 async def _open_ai_layer(
