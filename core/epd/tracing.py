@@ -259,8 +259,14 @@ def start_tracing(
     except ImportError as error:
         logger.warning("no traces: %s; install opentelemetry-exporter-otlp-proto-grpc", error.name)
         return None
-    resource = Resource.create(
-        {"service.name": f"epd-{component}", "service.instance.id": instance}
-    )
+
+    class Sender(Resource):
+        """The exporter hashes it for each span, which takes longer than the span's own encoding."""
+
+        def __hash__(self) -> int:
+            return id(self)
+
+    names = {"service.name": f"epd-{component}", "service.instance.id": instance}
+    resource = Sender(Resource.create(names).attributes)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     return Tracing(provider, BatchSpanProcessor(OTLPSpanExporter()))
