@@ -1,11 +1,13 @@
 """Tells Kubernetes whether the operator lives, and Prometheus what it does."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, start_http_server
 
 STUCK_S: Final = 180.0
 """The loop that looks after all clusters turns every minute, whatever the API server does."""
@@ -49,16 +51,20 @@ def probe_routes(progress: Progress) -> web.Application:
     return app
 
 
-def metric_routes(registry: CollectorRegistry) -> web.Application:
-    """Return `/metrics`."""
+@contextmanager
+def serving_metrics(registry: CollectorRegistry, port: int) -> Iterator[None]:
+    """Serve `/metrics` at all addresses of the pod, in a thread of its own.
 
-    async def expose(request: web.Request) -> web.Response:
-        body = generate_latest(registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.router.add_get("/metrics", expose)
-    return app
+    A main loop that is stuck would not come to say so.
+    """
+    every = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - Prometheus comes so
+    server, thread = start_http_server(port, every, registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 async def serve(app: web.Application, port: int) -> web.AppRunner:

@@ -182,20 +182,14 @@ async def _first_contact(parts: Parts) -> None:
 async def _serving(
     settings: OperatorSettings, progress: Progress, registry: CollectorRegistry
 ) -> AsyncIterator[None]:
-    runners = []
-    try:
+    async with AsyncExitStack() as stack:
         if settings.liveness_port:
-            runners.append(
-                await health.serve(health.probe_routes(progress), settings.liveness_port)
-            )
+            routes = health.probe_routes(progress)
+            runner = await health.serve(routes, settings.liveness_port)
+            stack.push_async_callback(runner.cleanup)
         if settings.metrics_port:
-            runners.append(
-                await health.serve(health.metric_routes(registry), settings.metrics_port)
-            )
+            stack.enter_context(health.serving_metrics(registry, settings.metrics_port))
         yield
-    finally:
-        for runner in runners:
-            await runner.cleanup()
 
 
 async def _tick(progress: Progress) -> None:

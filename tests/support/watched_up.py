@@ -35,6 +35,8 @@ MODEL = "simulated"
 HOST = "127.0.0.1"
 PATIENCE_S = 150.0
 OTHER_RELEASE = "0.0.1"
+UNHURRIED = {"__scrape_interval__": "3s", "__scrape_timeout__": "3s"}
+"""Two releases must be seen for a minute without a gap, and a busy machine answers slowly."""
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 
 # An image takes a quarter of a second, a token 30 ms.
@@ -181,7 +183,7 @@ def watched_up(folder: Path) -> Iterator[WatchedUp]:
         cluster.start()
         try:
             with _other_gateway(folder, cluster) as (process, roster, metrics):
-                labels = {"namespace": "local", "epd_dev_cluster": NAME}
+                labels = {"namespace": "local", "epd_dev_cluster": NAME, **UNHURRIED}
                 server.set_targets([Target(metrics, labels)])
                 own = RosterFile(cluster.state.roster_file)
                 yield WatchedUp(cluster, own, server, noted, roster, process)

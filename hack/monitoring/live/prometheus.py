@@ -118,7 +118,9 @@ class PrometheusServer:
         groups = [
             {"targets": [target.address], "labels": dict(target.labels)} for target in targets
         ]
-        self._targets.write_text(json.dumps(groups))
+        fresh = self._targets.with_suffix(".new")
+        fresh.write_text(json.dumps(groups))
+        fresh.replace(self._targets)
 
     def until_ready(self) -> None:
         """Wait until it answers."""
