@@ -13,10 +13,12 @@ from monitoring.boards import BOARDS
 from monitoring.rules import ALERTS, RECORDINGS
 
 from epd import telemetry
+from epd_cli.__main__ import parser as local_parser
 from epd_cli.kubectl_epd import parser
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
+INDEX = (RUNBOOKS / "README.md").read_text()
 HEADINGS = ["## What it means", "## How to look", "## What to do"]
 SERIES = re.compile(r"\bepd_(?!dev_)\w+")
 SUFFIXES = ("", "_bucket", "_sum", "_count")
@@ -67,8 +69,7 @@ def test_rules_for_tests_are_the_same_with_every_duration_divided():
 def test_every_runbook_belongs_to_an_alert_and_is_listed():
     pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
     assert pages == set(NAMES)
-    index = (RUNBOOKS / "README.md").read_text()
-    assert [name for name in NAMES if f"[{name}]({name}.md)" not in index] == []
+    assert [name for name in NAMES if f"[{name}]({name}.md)" not in INDEX] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,6 +88,25 @@ def test_our_commands_in_a_runbook_exist(name):
         assert program == "kubectl"
         if words[0] == "epd":
             assert parser().parse_args(words[1:]).command == words[1]
+
+
+def local_forms():
+    """Return the runbooks' table: what is asked beside `epd up` instead of on Kubernetes."""
+    rows = re.findall(r"^\| `(kubectl epd .*?)` \| `epd (.*?)` \|$", INDEX, re.MULTILINE)
+    return dict(rows)
+
+
+def test_what_runbooks_ask_our_plugin_can_be_asked_beside_epd_up():
+    asked = {
+        line
+        for name in NAMES
+        for line in (RUNBOOKS / f"{name}.md").read_text().splitlines()
+        if line.startswith("kubectl epd ")
+    }
+    assert asked
+    assert asked <= local_forms().keys()
+    for ours in local_forms().values():
+        assert local_parser().parse_args(shlex.split(ours)).command == ours.split()[0]
 
 
 def test_rules_ask_for_series_that_exist():
