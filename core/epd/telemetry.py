@@ -205,8 +205,8 @@ API_CALLS: Final = _counter(
     "verb", "result",
 )  # fmt: skip
 LAST_TURN: Final = _gauge(
-    _OPERATOR, "epd_operator_last_turn_timestamp_seconds", "When the main loop last turned.",
-    unit=Unit.SECONDS,
+    _OPERATOR, "epd_operator_last_turn_timestamp_seconds",
+    "When all of its work was last on time: passes, surveys, control loops.", unit=Unit.SECONDS,
 )  # fmt: skip
 CERTIFICATE_EXPIRY: Final = _gauge(
     _OPERATOR, "epd_operator_certificate_expiry_timestamp_seconds",

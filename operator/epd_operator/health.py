@@ -1,46 +1,21 @@
 """Tells Kubernetes whether the operator lives, and Prometheus what it does."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
-from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, start_http_server
 
-STUCK_S: Final = 180.0
-"""The loop that looks after all clusters turns every minute, whatever the API server does."""
-
-
-class Progress:
-    """When the operator's main loop last turned, and what it may be asked."""
-
-    def __init__(self, clock_s: Callable[[], float] = monotonic) -> None:
-        self._clock_s = clock_s
-        self._turned_s = clock_s()
-        self.has_reached_server = False
-
-    def turn(self) -> None:
-        """Note that the loop turns."""
-        self._turned_s = self._clock_s()
-
-    @property
-    def since_turn_s(self) -> float:
-        """Seconds since the loop last turned."""
-        return self._clock_s() - self._turned_s
-
-    @property
-    def is_alive(self) -> bool:
-        """The loop turned lately."""
-        return self.since_turn_s < STUCK_S
+from epd_operator.progress import Progress
 
 
 def probe_routes(progress: Progress) -> web.Application:
-    """Return `/healthz` (the loop turns) and `/readyz` (the API server was reached)."""
+    """Return `/healthz` (no work hangs) and `/readyz` (the API server was reached)."""
 
     async def health(request: web.Request) -> web.Response:
-        return _answer(progress.is_alive, "the main loop does not turn")
+        work, late_s = progress.latest
+        return _answer(progress.is_alive, f"{work}: nothing heard of it, {late_s:.0f} s late")
 
     async def ready(request: web.Request) -> web.Response:
         return _answer(progress.has_reached_server, "the API server was not reached yet")

@@ -32,8 +32,13 @@ class Lease:
         namespace: str,
         identity: str,
         clock_s: Callable[[], float] = monotonic,
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take part as `identity`, which no other operator may have; nothing is claimed yet."""
+        """Take part as `identity`, which no other operator may have; nothing is claimed yet.
+
+        `tell` is called whenever we try.
+        """
+        self._tell = tell
         self._cluster = cluster
         self._ref = Ref(Kind.LEASE, namespace, LEASE_NAME)
         self._identity = identity
@@ -75,6 +80,7 @@ class Lease:
     async def try_once(self) -> bool:
         """Claim or renew the Lease if that is ours to do; tell whether we lead."""
         started_s = self._clock_s()
+        self._tell()
         try:
             lease = await self._cluster.get(self._ref)
             if lease is None:

@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from epd import telemetry
 from epd.telemetry import Metric
-from epd_operator.health import Progress
 from epd_operator.objects import Key
+from epd_operator.progress import Progress
 from epd_operator.wakeups import WakeUps
 
 
@@ -29,7 +29,7 @@ class OperatorMetrics(Collector):
 
         Args:
             registry: Where its metrics go.
-            progress: That of the main loop.
+            progress: That of all its work.
             api_calls: Calls so far by verb and result, read anew each time.
         """
         self._api_calls = api_calls
@@ -69,7 +69,7 @@ class OperatorMetrics(Collector):
         failures.add_metric([], self._failures + (now.failures if now else 0))
         yield from (leading, clusters, passes, failures)
         turned = GaugeMetricFamily(telemetry.LAST_TURN.name, telemetry.LAST_TURN.help)
-        turned.add_metric([], time.time() - self._progress.since_turn_s)
+        turned.add_metric([], time.time() - self._progress.latest[1])
         info = _gauge(telemetry.OPERATOR_INFO)
         info.add_metric([version("epd-operator")], 1)
         ends = _gauge(telemetry.CERTIFICATE_EXPIRY)

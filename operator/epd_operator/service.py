@@ -20,11 +20,11 @@ from epd_operator import health
 from epd_operator.control.loops import ControlLoops
 from epd_operator.control.metrics import ControlMetrics
 from epd_operator.handlers import Watch
-from epd_operator.health import Progress
 from epd_operator.lease import Lease
 from epd_operator.metrics import OperatorMetrics
 from epd_operator.objects import Key, Kind
 from epd_operator.ports import Cluster, ClusterCallError, GoneError
+from epd_operator.progress import Progress
 from epd_operator.reconcile import Reconciler
 from epd_operator.settings import OperatorSettings
 from epd_operator.wakeups import Outcome, WakeUps
@@ -36,6 +36,9 @@ SURVEY_S: Final = 60.0
 """How often all clusters are looked at, whatever the watches said or failed to say."""
 
 RETRY_S: Final = 2.0
+
+_SURVEY: Final = "the survey"
+_FIRST_CONTACT: Final = "the first contact"
 
 
 class SystemClock:
@@ -80,8 +83,6 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
             stack.push_async_callback(asyncio.to_thread, tracing.close)
         parts = Parts(settings, server, api, session, progress, metrics, control, tracing)
         await stack.enter_async_context(_serving(settings, parts.progress, registry))
-        ticker = asyncio.create_task(_tick(parts.progress))
-        stack.callback(ticker.cancel)
         await _either(_work(parts), _set(stop))
 
 
@@ -92,7 +93,11 @@ async def _work(parts: Parts) -> None:
     if not settings.lease_namespace:
         await _lead(parts, lambda: True)
         return
-    lease = Lease(parts.cluster, settings.lease_namespace, settings.identity)
+
+    def tell() -> None:
+        parts.progress.expect("the lease", SURVEY_S)
+
+    lease = Lease(parts.cluster, settings.lease_namespace, settings.identity, tell=tell)
     try:
         while True:
             await lease.campaign()
@@ -118,13 +123,14 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
         reconciler.may_write,
         parts.control,
         parts.tracing,
+        parts.progress,
     )
 
     async def run_pass(key: Key) -> Outcome:
         loops.hear_of(key)
         return await reconciler.run(key)
 
-    wakeups = WakeUps(run_pass)
+    wakeups = WakeUps(run_pass, parts.progress)
     parts.metrics.follow(wakeups)
     watch = Watch(
         wakeups.wake,
@@ -136,6 +142,7 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
         await watch.run()
     finally:
         surveying.cancel()
+        parts.progress.forget(_SURVEY)
         await loops.close()
         await wakeups.close()
         parts.metrics.follow(None)
@@ -144,11 +151,13 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
 async def _survey(parts: Parts, wakeups: WakeUps) -> None:
     """Wake every cluster now and then: no event is so important that it could not be missed."""
     while True:
+        parts.progress.expect(_SURVEY, SURVEY_S)
         try:
             for key in await _clusters(parts.cluster, parts.settings.namespaces):
                 wakeups.wake(key)
         except ClusterCallError as error:
             log.warning("the survey failed: %s", error)
+        parts.progress.expect(_SURVEY, SURVEY_S)
         await asyncio.sleep(SURVEY_S)
 
 
@@ -163,6 +172,7 @@ async def _first_contact(parts: Parts) -> None:
     """Wait until the API server answers and knows our kind of object."""
     told = ""
     while True:
+        parts.progress.expect(_FIRST_CONTACT, SURVEY_S)
         try:
             await _clusters(parts.cluster, parts.settings.namespaces)
         except GoneError:
@@ -170,6 +180,7 @@ async def _first_contact(parts: Parts) -> None:
         except ClusterCallError as error:
             trouble = str(error)
         else:
+            parts.progress.forget(_FIRST_CONTACT)
             parts.progress.has_reached_server = True
             return
         if trouble != told:
@@ -190,12 +201,6 @@ async def _serving(
         if settings.metrics_port:
             stack.enter_context(health.serving_metrics(registry, settings.metrics_port))
         yield
-
-
-async def _tick(progress: Progress) -> None:
-    while True:
-        progress.turn()
-        await asyncio.sleep(1.0)
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from epd_operator.objects import Key
+from epd_operator.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ GATHER_S: Final = 0.05
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
-PASS_DEADLINE_S: Final = 300.0
+PASS_DEADLINE_S: Final = 120.0
 """A pass that takes longer hangs, whatever it waits for."""
 
 
@@ -53,9 +54,12 @@ class _Turn:
 class WakeUps:
     """Gives every known cluster its passes."""
 
-    def __init__(self, run_pass: Pass, *, concurrent_passes: int = 8) -> None:
-        """Run passes with `run_pass`, at most so many at once."""
+    def __init__(
+        self, run_pass: Pass, progress: Progress | None = None, *, concurrent_passes: int = 8
+    ) -> None:
+        """Run passes with `run_pass`, at most so many at once; `progress` hears of each."""
         self._run_pass = run_pass
+        self._progress = progress or Progress()
         self._slots = asyncio.Semaphore(concurrent_passes)
         self._turns: dict[Key, _Turn] = {}
         self.passes = 0
@@ -77,6 +81,8 @@ class WakeUps:
     async def close(self) -> None:
         """End all passes; one that runs is cut off where it waits."""
         tasks = [turn.task for turn in self._turns.values() if turn.task is not None]
+        for key in self._turns:
+            self._progress.forget(_work(key))
         self._turns.clear()
         for task in tasks:
             task.cancel()
@@ -88,14 +94,17 @@ class WakeUps:
             turn.wake.clear()
             outcome = await self._pass(key)
             if outcome.is_gone and not turn.wake.is_set():
+                self._progress.forget(_work(key))
                 del self._turns[key]
                 return
             if outcome.has_failed:
                 # Nothing of the wake-ups of the meantime is lost: the next pass sees the world.
+                self._progress.expect(_work(key), 2 * retry_s)
                 await asyncio.sleep(retry_s * random.uniform(0.8, 1.2))
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
                 continue
             retry_s = FIRST_RETRY_S
+            self._progress.expect(_work(key), outcome.look_again_s)
             try:
                 async with asyncio.timeout(outcome.look_again_s):
                     await turn.wake.wait()
@@ -104,7 +113,9 @@ class WakeUps:
             await asyncio.sleep(GATHER_S)
 
     async def _pass(self, key: Key) -> Outcome:
+        self._progress.forget(_work(key))  # it may stand in line for long; those in front may not
         async with self._slots:
+            self._progress.expect(_work(key), PASS_DEADLINE_S)
             self.passes += 1
             try:
                 async with asyncio.timeout(PASS_DEADLINE_S):
@@ -118,3 +129,7 @@ class WakeUps:
                 outcome = Outcome(look_again_s=0, has_failed=True)
         self.failures += outcome.has_failed
         return outcome
+
+
+def _work(key: Key) -> str:
+    return f"passes of {key}"

@@ -1,24 +1,22 @@
 """`epd-operator` as a process: what it says, how it ends, and that its end changes nothing."""
 
+import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from kube.control_plane import ControlPlane
 from operator_process import operator_process
 from pod_player import PodPlayer
-from running_operator import Clusters, until
+from running_operator import Clusters, operator, settings, until
 
-from epd_operator import local_ports
+from epd_operator import local_ports, progress, wakeups
+from epd_operator.objects import Key
+from epd_operator.reconcile import Reconciler
+from epd_operator.wakeups import Outcome
 
 HOST = "127.0.0.1"
-
-
-@pytest.fixture
-def clusters(epdclusters: ControlPlane, namespace: str) -> Clusters:
-    """Return the clusters of a fresh namespace."""
-    return Clusters(epdclusters.api, namespace)
 
 
 async def test_killed_in_the_middle_it_goes_on_at_the_next_start(clusters: Clusters) -> None:
@@ -55,9 +53,43 @@ async def test_probes_and_metrics_are_answered(clusters: Clusters) -> None:
     local_ports.release(first, 2)
 
 
+async def test_a_pass_that_hangs_fails_the_liveness_probe(
+    clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SLACK_S", 1.0)
+    monkeypatch.setattr(wakeups, "PASS_DEADLINE_S", 1.0)
+    port, pass_ = local_ports.free_block(1, HOST), Reconciler.run
+    may_end = asyncio.Event()
+
+    async def hang(self: Reconciler, key: Key) -> Outcome:
+        if key.name == "stuck":
+            while not may_end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await may_end.wait()
+        return await pass_(self, key)
+
+    def answer() -> httpx.Response:
+        return httpx.get(f"http://{HOST}:{port}/healthz", trust_env=False)
+
+    monkeypatch.setattr(Reconciler, "run", hang)
+    here = settings(clusters.api.kubeconfig, [clusters.namespace], liveness_port=port)
+    async with operator(here):
+        try:
+            clusters.create()
+            await until(lambda: clusters.condition("Ready")[0] == "False")
+            assert (await asyncio.to_thread(answer)).status_code == 200
+            clusters.create("stuck")
+            await until(lambda: answer().status_code == 503)
+            where = f"passes of {clusters.namespace}/stuck"
+            assert where in (await asyncio.to_thread(answer)).text
+        finally:
+            may_end.set()
+    local_ports.release(port, 1)
+
+
 async def test_a_kubeconfig_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
-    async with operator_process(kubeconfig=tmp_path / "none") as operator:
-        _, said = await operator.communicate()
-        assert operator.returncode == 2
+    async with operator_process(kubeconfig=tmp_path / "none") as process:
+        _, said = await process.communicate()
+        assert process.returncode == 2
         assert said.decode().count("\n") == 1
         assert str(tmp_path / "none") in said.decode()

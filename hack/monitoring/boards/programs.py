@@ -33,8 +33,8 @@ PROGRAMS: Final = Board(
                     6,
                 ),
                 Panel(
-                    "Since the main loop turned",
-                    "It turns each second.",
+                    "Since all work was on time",
+                    "Passes, surveys, control loops and the Lease; a probe ends it at 120 s.",
                     Unit.SECONDS,
                     (Query(f"time() - min({t.LAST_TURN.name})", "ago"),),
                     Kind.NUMBER,

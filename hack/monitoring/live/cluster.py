@@ -28,7 +28,6 @@ from epd_operator import certificates, local_ports
 from epd_operator.cluster import KubernetesCluster
 from epd_operator.control.metrics import ControlMetrics
 from epd_operator.control.scrape import ScrapedMetrics
-from epd_operator.health import Progress
 from epd_operator.local_commands import gateway_launch, pod_names, worker_launch
 from epd_operator.local_control import LocalReporter, controller_of, window_s
 from epd_operator.local_ports import WorkerPorts
@@ -36,6 +35,7 @@ from epd_operator.local_roster import RosterFile, RosterPod
 from epd_operator.metrics import OperatorMetrics
 from epd_operator.objects import Key, Kind, Ref
 from epd_operator.ports import ClusterCallError
+from epd_operator.progress import Progress
 from epd_operator.wakeups import Outcome, WakeUps
 from epd_worker.__main__ import run as run_worker
 from epd_worker.settings import parse_arguments as worker_arguments
@@ -134,13 +134,11 @@ class OneProcess:
                     await server.get(Ref(Kind.EPD_CLUSTER, key.namespace, key.name))
                 return Outcome(look_again_s=1, has_failed=True)
 
-            wakeups = WakeUps(look)
+            wakeups = WakeUps(look, progress)
             counted.follow(wakeups)
             wakeups.wake(key)
             try:
-                while True:
-                    progress.turn()
-                    await asyncio.sleep(1)
+                await asyncio.Event().wait()
             finally:
                 await wakeups.close()
 

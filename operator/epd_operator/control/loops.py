@@ -26,11 +26,15 @@ from epd_operator.control.translate import Aim, aim_of
 from epd_operator.notes import tell
 from epd_operator.objects import Key, Kind, Manifest, Ref, moment_of
 from epd_operator.ports import Clock, Cluster, ClusterCallError, GoneError
+from epd_operator.progress import Progress
 
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 10.0
 """How often a loop that is off, or has nothing valid to go by, looks again."""
+
+PASS_LIMIT_S: Final = 60.0
+"""A pass takes seconds; one that takes longer hangs."""
 
 TELL_S: Final = 30.0
 """How often new numbers of a decision are written down though it decides the same."""
@@ -102,6 +106,7 @@ class ControlLoops:
         may_write: Callable[[], bool] = lambda: True,
         counted: ControlMetrics | None = None,
         tracing: Tracing | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Plan loops.
 
@@ -112,7 +117,9 @@ class ControlLoops:
             may_write: False once another operator leads.
             counted: Notes the passes for Prometheus.
             tracing: Makes spans of the passes; None: nobody wants any.
+            progress: Hears of each pass.
         """
+        self._progress = progress or Progress()
         self._tracing = tracing
         self._counted = counted or ControlMetrics(CollectorRegistry())
         self._cluster = cluster
@@ -129,6 +136,7 @@ class ControlLoops:
 
     def _end(self, key: Key) -> None:
         self._tasks.pop(key, None)
+        self._progress.forget(_work(key))
         self._counted.forget((key.namespace, key.name))
 
     async def close(self) -> None:
@@ -143,6 +151,7 @@ class ControlLoops:
         course: _Course | None = None
         while True:
             wait_s = IDLE_S
+            self._progress.expect(_work(key), PASS_LIMIT_S)
             try:
                 owner = await self._cluster.get(Ref(Kind.EPD_CLUSTER, key.namespace, key.name))
                 if owner is None or owner["metadata"].get("deletionTimestamp"):
@@ -161,6 +170,7 @@ class ControlLoops:
                 log.warning("control of %s: %s", key, error)
             except Exception:
                 log.exception("control of %s: a pass failed", key)
+            self._progress.expect(_work(key), wait_s)
             await asyncio.sleep(wait_s)
 
     def _course(
@@ -198,3 +208,7 @@ class ControlLoops:
             name=f"{metadata['namespace']}/{metadata['name']}",
         )
         course.memory = await controller.run_once(course.memory)
+
+
+def _work(key: Key) -> str:
+    return f"control of {key}"
