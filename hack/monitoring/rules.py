@@ -79,7 +79,7 @@ BURN_WINDOWS: Final = ("5m", "30m", "1h", "6h")
 FAST_BURN: Final = 5
 SLOW_BURN: Final = 2
 DECISION_MAX_AGE_S: Final = 60
-TURN_MAX_AGE_S: Final = 60
+TURN_MAX_AGE_S: Final = 90
 CERTIFICATE_LEFT_DAYS: Final = 14
 _LOST: Final = 'reason=~"handoff_lost|incompatible"'
 _TTFT_LIMIT: Final = series(telemetry.SLO_LIMIT, 'objective="ttft"')

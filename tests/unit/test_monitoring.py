@@ -59,7 +59,7 @@ def test_rules_for_tests_are_the_same_with_every_duration_divided():
         assert after == pytest.approx([each / 30 for each in before])
         assert before
     bare = [fors.sub("", windows.sub("", " ".join(rules.split()))) for rules in (text, quick)]
-    ages = {"> 60": "> 2", "< 1209600": "< 40320"}
+    ages = {"> 60": "> 2", "> 90": "> 3", "< 1209600": "< 40320"}
     for age, shorter in ages.items():
         assert bare[0].count(f"{age} ") == 1
         bare[0] = bare[0].replace(f"{age} ", f"{shorter} ")
