@@ -20,7 +20,7 @@ TWO_FILES := -n 2 --dist loadfile
 ONCE_MORE := $(if $(CI),--reruns 1 -rR)
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
-.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview docs docs-pictures clean
+.PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview screens docs docs-pictures clean
 
 help: ## Show this list.
 	@echo 'First: `make demo` (a cluster on this machine), `make test` (everything).'
@@ -96,6 +96,9 @@ docs: env ## Build the documentation's site, strictly, into build/site.
 
 docs-pictures: env ## Draw the pictures of docs/concepts.md.
 	$(PY) hack/draw_concepts.py
+
+screens: env ## Capture the live views and a trace from a simulated cluster, into docs/seeing.md.
+	$(PY) hack/capture_screens.py
 
 lock: env ## Resolve locks/ anew, keeping pins that still fit (UV_FIND_LINKS=… for local wheels).
 	$(PY) hack/lock.py

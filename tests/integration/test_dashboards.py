@@ -6,12 +6,9 @@ from collections.abc import Iterator
 import pytest
 from monitoring.boards import BOARDS
 from monitoring.live.answers import complaint, filled
-from monitoring.live.prometheus import makes_native_histograms
 from monitoring.live.traffic import Mix, Traffic
 from monitoring.live.watched import MODEL, Watched, until, watched_cluster
 from programs_of_prometheus import needs_prometheus
-
-from epd.telemetry import METRICS, TTFT, MetricType
 
 PICTURES, WORDS = Mix(8, 3, 10), Mix(16, 0, 40)
 
@@ -20,10 +17,7 @@ pytestmark = [pytest.mark.timeout(300), needs_prometheus]
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    native = makes_native_histograms()
-    with watched_cluster(
-        tmp_path_factory.mktemp("watched"), native_histograms=native
-    ) as watched:
+    with watched_cluster(tmp_path_factory.mktemp("watched")) as watched:
         yield watched
 
 
@@ -74,26 +68,6 @@ def test_exemplars_lead_from_a_latency_to_a_trace(watched: Watched) -> None:
     labels = [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
     assert labels
     assert all(len(each["trace_id"]) == 32 for each in labels)
-
-
-def test_prometheus_makes_a_native_histogram_of_each_classic_one_and_keeps_both(
-    watched: Watched,
-) -> None:
-    if not makes_native_histograms():
-        pytest.skip("this Prometheus is older than 3")
-    for metric in METRICS:
-        if metric.type is not MetricType.HISTOGRAM:
-            continue
-        classic = watched.prometheus.ask("query", query=f"sum({metric.name}_count)")["result"]
-        native = watched.prometheus.ask(
-            "query", query=f"sum(histogram_count({metric.name}))"
-        )["result"]
-        assert classic, metric.name
-        assert [each["value"][1] for each in native] == [each["value"][1] for each in classic]
-    buckets = f"sum by (le) ({TTFT.name}_bucket)"
-    quantiles = (f"histogram_quantile(0.9, {each})" for each in (buckets, f"sum({TTFT.name})"))
-    old, new = (watched.prometheus.ask("query", query=each)["result"] for each in quantiles)
-    assert float(new[0]["value"][1]) == pytest.approx(float(old[0]["value"][1]))
 
 
 def test_no_variable_of_grafana_is_left_in_a_query() -> None:

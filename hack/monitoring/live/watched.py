@@ -59,7 +59,6 @@ def watched_cluster(
     *,
     curves_text: str = CURVES,
     rules: Path = RULES,
-    native_histograms: bool = False,
     **spec: Any,
 ) -> Iterator[Watched]:
     """Run a cluster and a Prometheus with our rules, in an empty folder.
@@ -68,14 +67,13 @@ def watched_cluster(
         folder: For all files.
         curves_text: What its engine pretends, as YAML.
         rules: The rules, ours or changed ones.
-        native_histograms: Whether Prometheus makes native histograms of ours as well.
         spec: Changes of the cluster's spec.
     """
     curves, file = folder / "curves.yaml", folder / "cluster.yaml"
     curves.write_text(curves_text)
     file.write_text(yaml.safe_dump(manifest(curves, **spec)))
     with (
-        prometheus(folder / "prometheus", [rules], native_histograms=native_histograms) as server,
+        prometheus(folder / "prometheus", [rules]) as server,
         _running(folder, file) as addresses,
     ):
         labels = {"namespace": "local", "epd_dev_cluster": NAME}
