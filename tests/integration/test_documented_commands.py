@@ -129,7 +129,7 @@ def test_every_make_command_names_a_target_and_its_steps_can_be_read() -> None:
         assert done.returncode == 0, f"{key}: {done.stderr}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_command_beside_epd_up_works(tmp_path: Path) -> None:
     ups = Ups(Desk(tmp_path))
     try:
@@ -140,7 +140,7 @@ def test_every_command_beside_epd_up_works(tmp_path: Path) -> None:
     assert set(statuses) == {0}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_every_command_on_kubernetes_works(tmp_path: Path) -> None:
     try:
         plane = FakeNodes(pod_range="10.65.0.0/16")

@@ -15,7 +15,8 @@ from kube import binaries
 from kube.fake_nodes import FakeNodes
 from PIL import Image
 
-LIMIT_S = 120
+LIMIT_S = 180
+TRIES = 5
 CLUSTER = "simulated"
 CERTIFICATE = ROOT / "tests" / "support" / "certificates"
 # What a reader has beside the checkout, by the names that pages use.
@@ -157,14 +158,27 @@ class PlayedKubernetes:
         plane.api.kubectl("apply", "-f", "-", manifest=_claim("models"))
 
     def take(self, command: Command) -> None:
-        """Run a command, unless it has been run since things were last removed."""
+        """Run a command, unless it has been run before."""
         key = command.key.replace("CLUSTER", CLUSTER)
         if key in self._done:
             return
         self._done.add(key)
-        self._desk.run(command)
+        self._run(command)
         if self._operator is None and " charts/epd " in key:
             self._start_operator()
+
+    def _run(self, command: Command) -> None:
+        """Run it, and again where the operator has written to the same pod just then."""
+        for _ in range(TRIES):
+            try:
+                self._desk.run(command)
+            except CommandFailedError as failure:
+                if "changed in the meantime" not in str(failure):
+                    raise
+                last = failure
+            else:
+                return
+        raise last
 
     def _start_operator(self) -> None:
         with self._log.open("wb") as log:
