@@ -83,6 +83,7 @@ class RequestContext:
         distinct_images: Each of them once.
         calls: Calls that may be in flight, with their workers; cancelled at the end.
         kv: A KV cache that is kept for us, and its owner; released unless a decode takes it.
+        prefix_keys: What its prompt begins with; empty until it is placed.
         avoid: Pods where its generation failed.
         failures: How often prefill or decode failed before there was a token.
         replays: How often its answer was continued elsewhere.
@@ -100,6 +101,7 @@ class RequestContext:
         "images",
         "kv",
         "limit_s",
+        "prefix_keys",
         "record",
         "reencoded",
         "replays",
@@ -136,6 +138,7 @@ class RequestContext:
         self.distinct_images: tuple[DistinctImage, ...] = ()
         self.calls: list[tuple[Worker, Call]] = []
         self.kv: tuple[Worker, KvHandle] | None = None
+        self.prefix_keys: tuple[int, ...] = ()
         self.avoid: list[str] = []
         self.failures = 0
         self.replays = 0

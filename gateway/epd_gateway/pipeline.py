@@ -29,6 +29,7 @@ from epd_gateway.errors import (
 )
 from epd_gateway.media import MediaResolver
 from epd_gateway.metrics import GatewayMetrics
+from epd_gateway.prefixes import prompt_keys
 from epd_gateway.roster import Roster
 from epd_gateway.settings import Settings
 from epd_gateway.stages import StageRun, Stages, wire_images
@@ -90,6 +91,9 @@ class Pipeline:
             if context.envelope.images:
                 context.set_images(await self._media.resolve(context.envelope.images))
                 self._metrics.images.inc(len(context.images))
+            context.prefix_keys = prompt_keys(
+                context.envelope.body, (image.key for image in context.images)
+            )
             if context.envelope.offline:
                 await self._stand_in_line(context)
             while True:
@@ -153,6 +157,7 @@ class Pipeline:
             avoid=context.avoid,
             compatibility_hash=group,
             embeddings_at={embedding.worker.name for embedding in embedded},
+            prefix_keys=context.prefix_keys,
         )
         if pair is None:
             raise NoReadyPod("no worker is ready to take the request; try again")
@@ -171,6 +176,7 @@ class Pipeline:
         overflow = Stage.PREFILL in plan.overflow or Stage.DECODE in plan.overflow
         run = self._stages.generate(context, plan.prefill, phase, images, overflow=overflow)
         self._note(context, (await run.outcome()).result)
+        self._roster.prefixes.note(context.prefix_keys, plan.prefill.name)
 
     async def _run_split(self, context: RequestContext, plan: Plan) -> None:
         """Prefill here, stream its token at once, decode there with the handed-off KV cache."""
@@ -189,6 +195,7 @@ class Pipeline:
             prefilled = (await run.outcome()).result
         finally:
             plan.decode.book.end(Stage.DECODE)
+        self._roster.prefixes.note(context.prefix_keys, plan.prefill.name)
         if not isinstance(prefilled, Prefilled):  # the first token was the last
             self._note(context, prefilled)
             return

@@ -7,7 +7,7 @@ one assignment, followed by the very next placement; nothing in flight is touche
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic, time
 from typing import Final
@@ -16,6 +16,7 @@ from epd.policy import admission, placement
 from epd.policy.placement import Choice, PairChoice
 from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Method, Role, Stage
+from epd_gateway.prefixes import PrefixBook
 from epd_gateway.roster_feed import RosterEntry, RosterSnapshot, RosterSource
 from epd_gateway.session import TrafficTotals
 from epd_gateway.settings import Settings, Slo
@@ -65,6 +66,7 @@ class Roster:
         views: What placement reads, in the feed's order.
         models: Served model names.
         changes: The last changes of roles, the latest last.
+        prefixes: Who prefilled what, as far as this gateway knows.
         on_flip: Told how many seconds a role took from being written to being placed by.
     """
 
@@ -90,6 +92,7 @@ class Roster:
         self.models: frozenset[str] = frozenset({model} if model else ())
         self.on_flip: Callable[[float], None] = lambda _: None
         self.changes: deque[RoleChange] = deque(maxlen=_KEPT_CHANGES)
+        self.prefixes = PrefixBook()
         self._settings = settings
         self._fixed_model = model
         self._feed_model = ""
@@ -223,6 +226,7 @@ class Roster:
         avoid: Collection[str] = _NOBODY,
         compatibility_hash: str = "",
         embeddings_at: Collection[str] = _NOBODY,
+        prefix_keys: Sequence[int] = (),
     ) -> PairChoice | None:
         """Return the pods for prefill and decode; None if no pod is healthy."""
         return placement.place_generation(
@@ -233,6 +237,7 @@ class Roster:
             avoid=avoid,
             compatibility_hash=compatibility_hash,
             embeddings_at=embeddings_at,
+            prefix_at=self.prefixes.shares(prefix_keys),
         )
 
     def place_whole(

@@ -12,6 +12,7 @@ from epd.policy.pods import Costs, PodView
 from epd.vocabulary import Stage
 from epd.wire.messages import Load, StageLoad
 from epd_gateway.pod_load import LoadBook
+from epd_gateway.prefixes import PrefixBook
 from epd_sim.calls import Call
 from epd_sim.pod import Pod
 from epd_sim.world import World
@@ -28,6 +29,7 @@ class GatewaySettings:
         label_ms: How long a role change takes to reach the first gateway.
         label_spread_ms: How much later the last one learns of it.
         costs: The constants of placement.
+        prefixes: Prompts go where one was prefilled that begins alike, if that costs no queue.
         classes: Offline requests wait in line for a moment when they harm no online one.
     """
 
@@ -35,6 +37,7 @@ class GatewaySettings:
     label_ms: float = 100.0
     label_spread_ms: float = 100.0
     costs: Costs = field(default_factory=Costs)
+    prefixes: bool = True
     classes: bool = False
 
 
@@ -44,6 +47,7 @@ class _Gateway:
     def __init__(self) -> None:
         self.views: list[PodView] = []
         self.books: list[LoadBook] = []
+        self.prefixes = PrefixBook()
         self.turn = 0
 
 
@@ -93,6 +97,7 @@ class GatewayPlacer:
             images=call.images_left,
             turn=gateway.turn,
             avoid=call.avoid,
+            prefix_at=gateway.prefixes.shares(call.request.shape.prefix_keys),
         )
         if choice is None:
             raise RuntimeError("no pod is healthy: the world has no fleet left")
@@ -149,8 +154,11 @@ class GatewayPlacer:
         self._gateways[call.gateway].books[pod.index].start(stage)
 
     def ended(self, call: Call, stage: Stage, pod: Pod) -> None:
-        """Count its end."""
-        self._gateways[call.gateway].books[pod.index].end(stage)
+        """Count its end, and remember who prefilled what."""
+        gateway = self._gateways[call.gateway]
+        gateway.books[pod.index].end(stage)
+        if stage is Stage.PREFILL and self._settings.prefixes:
+            gateway.prefixes.note(call.request.shape.prefix_keys, pod.name)
 
     def _learn(self, pod: Pod) -> None:
         self._by_name[pod.name] = pod

@@ -16,6 +16,7 @@ from epd_sim.batching import Batching, Encoder
 from epd_sim.calls import Piece
 from epd_sim.clock import Clock
 from epd_sim.costs import StageCosts
+from epd_sim.prefixes import PrefixCache
 from epd_sim.reports import Owner, Tally
 from epd_sim.steps import language_ms, plan_chunks, with_images_ms
 from epd_sim.token_log import StepRun, TokenLog
@@ -36,6 +37,7 @@ class Pod:
         alive: It has not failed.
         offered: New work may be placed on it; False once it drains or has failed.
         tallies: Counts for each stage.
+        prefixes: Its prefix cache.
         kv_used: Tokens reserved in the KV cache, those held for others included.
         ec_used: Tokens of embeddings held for others.
         given: Handoffs offered and not taken yet.
@@ -60,6 +62,7 @@ class Pod:
         self.costs = costs
         self.batching = batching
         self.tallies = {stage: Tally() for stage in Stage}
+        self.prefixes = PrefixCache()
         self.kv_used = 0
         self.ec_used = 0
         self.given = 0
@@ -250,6 +253,8 @@ class Pod:
         if piece.stage is DECODE:
             self._joining.append(piece)
         elif piece.stage is PREFILL:
+            if keys := piece.call.request.shape.prefix_keys:
+                piece.done = self.prefixes.find(keys, piece.tokens)
             self._prefilling.append(piece)
         else:
             self._images.append(piece)
@@ -365,6 +370,8 @@ class Pod:
             if piece.done >= piece.tokens and piece in self._prefilling:
                 self._prefilling.remove(piece)
                 self._leave(piece)
+                if keys := piece.call.request.shape.prefix_keys:
+                    self.prefixes.keep(keys, self.costs.kv_tokens - self.kv_used)
                 self._owner.prefilled(self, piece)
 
     def _finish_decode(self, piece: Piece) -> None:

@@ -68,7 +68,7 @@ def azure(path: Path) -> list[Request]:
 def mooncake(path: Path) -> list[Request]:
     """Read a Mooncake trace: JSON lines of timestamp (ms), input_length, output_length.
 
-    Hashes of prefix blocks are read past: no pod of this world has a prefix cache.
+    Hashes of prefix blocks are its `prefix_keys`.
 
     Raises:
         TraceError: It cannot be read.
@@ -77,7 +77,11 @@ def mooncake(path: Path) -> list[Request]:
     for number, line in enumerate(_lines(path)):
         try:
             entry = json.loads(line)
-            shape = Shape(max(1, entry["input_length"]), max(1, entry["output_length"]))
+            shape = Shape(
+                max(1, entry["input_length"]),
+                max(1, entry["output_length"]),
+                prefix_keys=tuple(entry.get("hash_ids", ())),
+            )
             requests.append(Request(number, entry["timestamp"] / 1e3, shape))
         except (KeyError, TypeError, ValueError):
             raise TraceError(f"{path}: line {number + 1} is no request of a trace") from None

@@ -18,6 +18,8 @@ class Shape:
         output_tokens: Tokens of its answer, at least one.
         image_tokens: Tokens of each of its images.
         image_keys: What the images are; equal keys, equal content. Empty: all different.
+        prefix_keys: What its prompt's leading blocks are, for prefix caches: equal keys, equal
+            prompts up to there. Empty: it begins like no other.
         online: It has a client who waits; False: best effort.
     """
 
@@ -25,6 +27,7 @@ class Shape:
     output_tokens: int
     image_tokens: tuple[int, ...] = ()
     image_keys: tuple[int, ...] = ()
+    prefix_keys: tuple[int, ...] = ()
     online: bool = True
 
     @property

@@ -16,10 +16,11 @@ Unhealthy pods are never drawn. Where the best pod of the role is predicted to m
 Of a large fleet, every n-th pod is looked at, each request at others.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from epd.policy.candidates import draw, groups, in_turn, of_hash
 from epd.policy.pods import Costs, PodView, answers_lost, service_ms, wait_ms
 from epd.vocabulary import Stage
 
@@ -28,6 +29,7 @@ _PREFILL: Final = Stage.PREFILL
 _DECODE: Final = Stage.DECODE
 
 _NOBODY: Final[frozenset[str]] = frozenset()
+_NO_PREFIXES: Final[Mapping[str, float]] = {}
 _SAMPLE: Final = 4  # times `max_considered`: pods that are looked at, of a large fleet
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK_64: Final = (1 << 64) - 1
@@ -99,12 +101,12 @@ def place_encode(
         avoid: Names of pods where this image failed before.
         compatibility_hash: The embedding must fit pods of this hash; empty: any.
     """
-    drawn, overflow, _ = _draw(_of_hash(pods, compatibility_hash), _ENCODE, avoid)
+    drawn, overflow, _ = draw(of_hash(pods, compatibility_hash), _ENCODE, avoid)
     if not drawn:
         return None
     home = home_of(image_key, drawn)
     best, best_ms = home, wait_ms(home, _ENCODE, costs)
-    for pod in _in_turn(drawn, turn, costs):
+    for pod in in_turn(drawn, turn, costs):
         cost = wait_ms(pod, _ENCODE, costs)
         if pod is not home:
             cost += service_ms(pod, _ENCODE, costs)
@@ -124,6 +126,7 @@ def place_generation(
     avoid: Collection[str] = _NOBODY,
     compatibility_hash: str = "",
     embeddings_at: Collection[str] = _NOBODY,
+    prefix_at: Mapping[str, float] = _NO_PREFIXES,
 ) -> PairChoice | None:
     """Return the pods for prefill and decode, picked together; None if no pod is healthy.
 
@@ -135,15 +138,22 @@ def place_generation(
         avoid: Names of pods where this request failed before.
         compatibility_hash: The embeddings' hash; empty: any.
         embeddings_at: Names of pods that hold the request's embeddings.
+        prefix_at: Shares (0 to 1) of the prompt that the prefix caches of pods are believed to
+            hold, by name. Each is worth that share of one prefill, and no more: where many prompts
+            begin alike, a queue sends them elsewhere.
     """
-    fitting = _of_hash(pods, compatibility_hash)
+    fitting = of_hash(pods, compatibility_hash)
     stride = len(fitting) // (_SAMPLE * costs.max_considered)
     if stride > 1 and not embeddings_at:
         sample = fitting[turn % stride :: stride]
-        best, rank = _best_of_groups(sample, costs, images, turn // stride, avoid, _NOBODY)
+        if prefix_at:
+            sample = [*sample, *(pod for pod in fitting if pod.name in prefix_at)]
+        best, rank = _best_of_groups(
+            sample, costs, images, turn // stride, avoid, _NOBODY, prefix_at
+        )
         if rank == 0 and not (images and not any(_ENCODE in pod.stages for pod in sample)):
             return best
-    return _best_of_groups(fitting, costs, images, turn, avoid, embeddings_at)[0]
+    return _best_of_groups(fitting, costs, images, turn, avoid, embeddings_at, prefix_at)[0]
 
 
 def _best_of_groups(
@@ -153,21 +163,23 @@ def _best_of_groups(
     turn: int,
     avoid: Collection[str],
     embeddings_at: Collection[str],
+    prefix_at: Mapping[str, float],
 ) -> tuple[PairChoice | None, int]:
     """Return the best pair of any hash, and the rank of the lists it comes from; -1 for none."""
     best: PairChoice | None = None
     best_rank = -1
-    for group in _groups(pods):
-        prefills, prefill_overflow, prefill_rank = _draw(group, _PREFILL, avoid)
-        decodes, decode_overflow, decode_rank = _draw(group, _DECODE, avoid)
+    for group in groups(pods):
+        prefills, prefill_overflow, prefill_rank = draw(group, _PREFILL, avoid)
+        decodes, decode_overflow, decode_rank = draw(group, _DECODE, avoid)
         if not prefills or not decodes:
             continue
         prefill, decode, cost_ms, fused = _best_pair(
-            _in_turn(prefills, turn, costs),
-            _in_turn(decodes, turn, costs),
+            in_turn(prefills, turn, costs, prefix_at),
+            in_turn(decodes, turn, costs),
             costs,
             _encode_apart(group, images, costs, turn) if images else _NOTHING_TO_ENCODE,
             embeddings_at,
+            prefix_at,
         )
         rank = prefill_rank + decode_rank
         if best is None or (rank, cost_ms) < (best_rank, best.cost_ms):
@@ -234,14 +246,14 @@ def place_whole(
 
     A pod offered both stages is best, then one offered decode, for that is where time is spent.
     """
-    fitting = _of_hash(pods, compatibility_hash)
+    fitting = of_hash(pods, compatibility_hash)
     both = [pod for pod in fitting if _DECODE in pod.stages and _PREFILL in pod.stages]
-    drawn, overflow, rank = _draw(both, _DECODE, avoid)
+    drawn, overflow, rank = draw(both, _DECODE, avoid)
     if rank > 0:
-        drawn, overflow, _ = _draw(fitting, _DECODE, avoid)
+        drawn, overflow, _ = draw(fitting, _DECODE, avoid)
     best: PodView | None = None
     best_ms = float("inf")
-    for pod in _in_turn(drawn, turn, costs):
+    for pod in in_turn(drawn, turn, costs):
         cost = wait_ms(pod, _PREFILL, costs) + wait_ms(pod, _DECODE, costs)
         if cost < best_ms:
             best, best_ms = pod, cost
@@ -265,10 +277,10 @@ def place_decode(
         avoid: Names of pods that shall not, if there are others.
         compatibility_hash: The KV cache's hash; empty: any.
     """
-    drawn, overflow, _ = _draw(_of_hash(pods, compatibility_hash), _DECODE, avoid)
+    drawn, overflow, _ = draw(of_hash(pods, compatibility_hash), _DECODE, avoid)
     if not drawn:
         return None
-    best, best_ms = _least(_in_turn(drawn, turn, costs), costs)
+    best, best_ms = _least(in_turn(drawn, turn, costs), costs)
     return Choice(best, best_ms, overflow)
 
 
@@ -291,10 +303,10 @@ _NOTHING_TO_ENCODE: Final = _EncodeApart()
 
 
 def _encode_apart(group: Sequence[PodView], images: int, costs: Costs, turn: int) -> _EncodeApart:
-    drawn, overflow, _ = _draw(group, _ENCODE, _NOBODY)
+    drawn, overflow, _ = draw(group, _ENCODE, _NOBODY)
     cost_ms = costs.ec_handoff_ms + min(
         wait_ms(pod, _ENCODE, costs) + service_ms(pod, _ENCODE, costs)
-        for pod in _in_turn(drawn, turn, costs)
+        for pod in in_turn(drawn, turn, costs)
     )
     return _EncodeApart(images, cost_ms, overflow)
 
@@ -305,6 +317,7 @@ def _best_pair(
     costs: Costs,
     encode: _EncodeApart,
     embeddings_at: Collection[str],
+    prefix_at: Mapping[str, float],
 ) -> tuple[PodView, PodView, float, bool]:
     """Return the pair of least cost: prefill, decode, cost, and whether to fuse encode.
 
@@ -320,6 +333,8 @@ def _best_pair(
         prefill_ms = wait_ms(pod, _PREFILL, costs)
         if embeddings_at and pod.name not in embeddings_at:
             prefill_ms += costs.ec_handoff_ms
+        if prefix_at and (share := prefix_at.get(pod.name)):
+            prefill_ms -= share * service_ms(pod, _PREFILL, costs)
         fused = False
         if encode.images:
             encode_ms = encode.cost_ms
@@ -345,53 +360,3 @@ def _least(decodes: Sequence[PodView], costs: Costs) -> tuple[PodView, float]:
         if cost < best_ms:
             best, best_ms = pod, cost
     return best, best_ms
-
-
-def _draw(
-    pods: Sequence[PodView], stage: Stage, avoid: Collection[str]
-) -> tuple[Sequence[PodView], bool, int]:
-    """Return (candidates, overflow, rank of the list they come from; lower is better)."""
-    usual = [p for p in pods if stage in p.stages and p.healthy and not p.suspect]
-    if avoid:
-        usual = [pod for pod in usual if pod.name not in avoid]
-    if usual:
-        return usual, False, 0
-    healthy = [pod for pod in pods if pod.healthy]
-    others = [pod for pod in healthy if pod.name not in avoid] if avoid else healthy
-    for base, rank in ((others, 0), (healthy, 4)):
-        trusted = [pod for pod in base if not pod.suspect]
-        for known, offset in ((trusted, 0), (base, 2)):
-            of_role = [pod for pod in known if stage in pod.stages]
-            if of_role:
-                return of_role, False, rank + offset
-            if known:
-                return known, True, rank + offset + 1
-    return (), False, 8
-
-
-def _in_turn(pods: Sequence[PodView], turn: int, costs: Costs) -> Sequence[PodView]:
-    """Rotate by `turn`, so that equals take turns, and keep at most `max_considered`."""
-    if len(pods) <= 1:
-        return pods
-    start = turn % len(pods)
-    return [*pods[start:], *pods[:start]][: costs.max_considered]
-
-
-def _of_hash(pods: Iterable[PodView], compatibility_hash: str) -> Sequence[PodView]:
-    if not compatibility_hash:
-        return pods if isinstance(pods, Sequence) else tuple(pods)
-    return [pod for pod in pods if pod.compatibility_hash == compatibility_hash]
-
-
-def _groups(pods: Sequence[PodView]) -> Iterable[Sequence[PodView]]:
-    """Return the pods by compatibility hash; nearly always there is one group."""
-    first = pods[0].compatibility_hash if pods else ""
-    for pod in pods:
-        if pod.compatibility_hash != first:
-            break
-    else:
-        return (pods,)
-    groups: dict[str, list[PodView]] = {}
-    for pod in pods:
-        groups.setdefault(pod.compatibility_hash, []).append(pod)
-    return groups.values()
