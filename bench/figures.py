@@ -27,7 +27,16 @@ from epd_sim.policies import Setup, run
 from epd_sim.results import Slo
 from epd_sim.scenarios import SCENARIOS, at_rate, drift, smooth, square_wave, with_offline
 from epd_sim.study import Row, fluid_limit, sustained_rate
-from epd_sim.traces import AZURE_CODE, SERVEGEN_IMAGE, TraceError, azure, find_trace, servegen
+from epd_sim.traces import (
+    AZURE_CODE,
+    MOONCAKE,
+    SERVEGEN_IMAGE,
+    TraceError,
+    azure,
+    find_trace,
+    mooncake,
+    servegen,
+)
 from epd_sim.workload import Workload
 
 OUT = Path("build/figures")
@@ -36,13 +45,17 @@ SEED = 1
 COSTS = H200_QWEN3_VL_8B.slowed(3)
 RIVALS = ("operator", "colocated", "best-static", "arrow-v2", "churn-180", "churn-5")
 OURS = ("elastic", "clairvoyant")
-DRIFTING = (*OURS, "elastic-overflow")
+DRIFTING = (*OURS, "no-overflow")
 
 Make = Callable[[float], Workload]
 
 
 def _square(rate: float) -> Workload:
     return square_wave(rate, 360, SEED, period_s=180)
+
+
+def _tides(rate: float) -> Workload:
+    return square_wave(rate, 1200, SEED, period_s=600, low=0.0, high=1.0)
 
 
 def _drift(rate: float) -> Workload:
@@ -56,6 +69,11 @@ def _smooth(rate: float) -> Workload:
 def _azure(rate: float) -> Workload:
     # The whole trace at a higher rate: its hour becomes minutes, and bursts stay bursts.
     trace = azure(find_trace(AZURE_CODE))
+    return at_rate(trace, rate, len(trace) / rate)
+
+
+def _mooncake(rate: float) -> Workload:
+    trace = mooncake(find_trace(MOONCAKE))[:1500]
     return at_rate(trace, rate, len(trace) / rate)
 
 
@@ -81,6 +99,7 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         4,
         24,
     ),
+    "tides": (_tides, SCENARIOS["square-wave"].slo, Method.E_P_D, (*DRIFTING, *RIVALS), 3, 24),
     "drift": (_drift, SCENARIOS["drift"].slo, Method.E_P_D, (*DRIFTING, *RIVALS), 4, 24),
     "smooth": (_smooth, SCENARIOS["smooth"].slo, Method.E_P_D, (*OURS, "best-static"), 4, 24),
     "azure-code": (
@@ -89,7 +108,7 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         Method.EP_D,
         (
             "elastic",
-            "elastic-overflow",
+            "no-overflow",
             "least-load",
             "best-static",
             "arrow-v1",
@@ -98,6 +117,14 @@ SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
         ),
         2,
         18,
+    ),
+    "mooncake": (
+        _mooncake,
+        Slo(ttft_ms=30_000, tpot_ms=100),
+        Method.EP_D,
+        ("elastic", "no-affinity"),
+        0.5,
+        16,
     ),
     "servegen-image": (
         _servegen,
@@ -132,7 +159,7 @@ def ratio_one(ratio: Ratio) -> Any:
 
 def grid_one(shapes: str, slo: Slo) -> dict[str, Any]:
     """Return one cell of the method grid."""
-    found = cell(Setup(COSTS, slo), shapes, slo, seconds=30)
+    found = cell(Setup(COSTS, slo), shapes, slo)
     return {**asdict(found), "share": found.share}
 
 
@@ -173,7 +200,8 @@ def method_grid(pool: ProcessPoolExecutor) -> Any:
     for row in rows:
         print(
             f"  {row['shapes']:12s} TTFT {row['slo']['ttft_ms']:g} ms: picked {row['picked'][0]}, "
-            f"best {row['best'][0]}, {row['share']:.0%} of its goodput"
+            f"best {row['best'][0]}: {row['picked'][2]:.1f} of {row['best'][2]:.1f} requests/s, "
+            f"{row['share']:.0%}; promised were {row['promised']:.1f}"
         )
     return rows
 
@@ -201,10 +229,10 @@ def offline(pool: ProcessPoolExecutor) -> Any:
     """Tell what offline work costs online work, with classes and without."""
     cells = [
         (policy, online_rate, offline_rate)
-        for online_rate, rates in ((16, (0, 20)), (20, (0, 10)))
+        for online_rate, rates in ((16, (0, 20, 40)), (20, (0, 10, 40)))
         for offline_rate in rates
-        for policy in ("elastic-overflow", "elastic-classes")
-        if offline_rate or policy == "elastic-overflow"
+        for policy in ("elastic", "elastic-classes")
+        if offline_rate or policy == "elastic"
     ]
     rows = list(pool.map(offline_one, *zip(*cells, strict=True)))
     for row in rows:

@@ -38,7 +38,15 @@ def mean_shape(shapes: Iterable[Shape]) -> RequestShape:
         image_tokens=image_tokens / images if images else 0.0,
         prompt_tokens=sum(shape.prompt_tokens for shape in known) / count,
         output_tokens=sum(shape.output_tokens for shape in known) / count,
+        seen_tokens=seen_tokens(known),
     )
+
+
+def seen_tokens(shapes: Sequence[Shape]) -> float:
+    """Return the context that decode steps see: that of long answers weighs more."""
+    steps = sum(shape.output_tokens - 1 for shape in shapes)
+    seen = sum(_context(shape) * (shape.output_tokens - 1) for shape in shapes)
+    return seen / steps if steps else 1.0
 
 
 class Work:
@@ -52,9 +60,7 @@ class Work:
 
     def __init__(self, curves: CostCurves, slo: Slo, shapes: Sequence[Shape]) -> None:
         self._curves = curves
-        steps = sum(shape.output_tokens - 1 for shape in shapes)
-        seen = sum(_context(shape) * (shape.output_tokens - 1) for shape in shapes)
-        mean = RequestShape(prompt_tokens=seen / steps if steps else 1.0)
+        mean = RequestShape(seen_tokens=seen_tokens(shapes))
         batch = curves.decode_batch(mean, slo.tpot_ms)
         self._token_ms = curves.decode_ms.at(batch) / batch
 

@@ -142,7 +142,7 @@ def best_static(setup: Setup, workload: Workload) -> dict[Role, int]:
     def goodput(counts: Mapping[Role, int]) -> float:
         key = tuple(counts.values())
         if key not in tried:
-            plan: Plan = (counts, GatewayPlacer(), None)
+            plan: Plan = (counts, placer_for(setup.slo), None)
             tried[key] = serve(setup, "static", workload, plan).results.goodput(setup.slo)
         return tried[key]
 
@@ -185,25 +185,30 @@ def _hydrainfer(setup: Setup, workload: Workload) -> Plan:
     choices = hydrainfer_choices(setup, workload)
 
     def goodput(counts: Mapping[Role, int]) -> float:
-        plan: Plan = (counts, GatewayPlacer(), None)
+        plan: Plan = (counts, placer_for(setup.slo), None)
         return serve(setup, "probe", early, plan).results.goodput(setup.slo)
 
-    return max(choices, key=goodput), GatewayPlacer(), None
+    return max(choices, key=goodput), placer_for(setup.slo), None
 
 
 def _halves(setup: Setup) -> dict[Role, int]:
     return {PREFILL_ROLE: setup.pods // 2, DECODE_ROLE: setup.pods - setup.pods // 2}
 
 
-def overflow_costs(slo: Slo) -> Costs:
-    """Return the constants of placement that is told the objective."""
+def objective_costs(slo: Slo) -> Costs:
+    """Return the constants of placement that is told the objective, as the gateway's is."""
     return Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms)
+
+
+def placer_for(slo: Slo, *, classes: bool = False) -> GatewayPlacer:
+    """Return placement as the gateway is shipped."""
+    return GatewayPlacer(GatewaySettings(costs=objective_costs(slo), classes=classes))
 
 
 def _churn(interval_s: float) -> Planner:
     def plan(setup: Setup, workload: Workload) -> Plan:
         control = Churn(setup.method, setup.slo, interval_s, setup.churn_start_s)
-        return first_split(setup, workload), GatewayPlacer(), control
+        return first_split(setup, workload), placer_for(setup.slo), control
 
     return plan
 
@@ -213,10 +218,10 @@ POLICIES: Final = {
     for policy in (
         Policy(
             "elastic",
-            "ours: production placement and control, demand measured exactly",
+            "ours: production placement and control as shipped, demand measured exactly",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(),
+                placer_for(setup.slo),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -225,7 +230,7 @@ POLICIES: Final = {
             "ours through the operator's own loop: it sees rates, means and histograms",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(),
+                placer_for(setup.slo),
                 OperatorLoop(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -234,26 +239,35 @@ POLICIES: Final = {
             "every pod does every stage",
             lambda setup, _: (
                 {Role.ENCODE_PREFILL_DECODE: setup.pods},
-                GatewayPlacer(),
+                placer_for(setup.slo),
                 None,
             ),
         ),
         Policy(
             "first-static",
             "the split that the first minute asks for, for ever",
-            lambda setup, workload: (first_split(setup, workload), GatewayPlacer(), None),
+            lambda setup, workload: (first_split(setup, workload), placer_for(setup.slo), None),
         ),
         Policy(
             "best-static",
             "the best fixed split, found by search over the whole workload",
-            lambda setup, workload: (best_static(setup, workload), GatewayPlacer(), None),
+            lambda setup, workload: (best_static(setup, workload), placer_for(setup.slo), None),
         ),
         Policy(
-            "elastic-overflow",
-            "ours, with placement told the TTFT: it overflows where a role would miss it",
+            "no-overflow",
+            "ours, with every stage on pods of its role only",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(GatewaySettings(costs=overflow_costs(setup.slo))),
+                GatewayPlacer(),
+                ElasticControl(setup.method, setup.slo, setup.elastic),
+            ),
+        ),
+        Policy(
+            "no-affinity",
+            "ours, with prompts placed without regard to where their beginnings were prefilled",
+            lambda setup, workload: (
+                first_split(setup, workload),
+                GatewayPlacer(GatewaySettings(costs=objective_costs(setup.slo), prefixes=False)),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -262,7 +276,7 @@ POLICIES: Final = {
             "ours, with offline requests in line until they harm no online one",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(GatewaySettings(costs=overflow_costs(setup.slo), classes=True)),
+                placer_for(setup.slo, classes=True),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
         ),
@@ -294,7 +308,7 @@ POLICIES: Final = {
             "a bound: each window begins with the split that its own arrivals need",
             lambda setup, workload: (
                 first_split(setup, workload),
-                GatewayPlacer(),
+                placer_for(setup.slo),
                 Clairvoyant(workload, setup.method, setup.slo),
             ),
         ),

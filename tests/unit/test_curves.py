@@ -173,3 +173,23 @@ def test_decode_work_is_the_share_of_full_steps():
 def test_an_answer_of_one_token_needs_no_decode():
     shape = RequestShape(prompt_tokens=1000, output_tokens=1)
     assert curves().pod_ms(Stage.DECODE, shape, Slo()) == 0
+
+
+def test_short_prompts_share_the_fixed_cost_of_a_step():
+    model = curves()
+    alone_ms = model.prefill(400)
+    once_ms = model.prefill_ms.at(0)
+    crowded_ms = model.prefill_share(400, 0, step_ms=1000)
+    assert crowded_ms == pytest.approx(alone_ms - once_ms * (1 - 400 / 8192))
+    assert model.prefill_share(400, 0, step_ms=alone_ms) == pytest.approx(alone_ms)
+    assert model.prefill_share(20_000, 0, step_ms=1e6) == pytest.approx(model.prefill(20_000))
+    assert crowded_ms < model.prefill_share(400, 0, step_ms=3 * alone_ms) < alone_ms
+
+
+def test_decode_is_priced_by_the_context_that_its_steps_see():
+    mean = RequestShape(prompt_tokens=2000, output_tokens=200)
+    known = RequestShape(prompt_tokens=2000, output_tokens=200, seen_tokens=700)
+    assert mean.context_tokens == 2100
+    assert known.context_tokens == 700
+    price, cheaper = (curves().pod_ms(Stage.DECODE, shape, Slo()) for shape in (mean, known))
+    assert cheaper < price

@@ -1,5 +1,7 @@
 """What a pod has to do: its own report, and what was placed on it since."""
 
+import pytest
+
 from epd.policy.pods import PodView
 from epd.vocabulary import Stage
 from epd.wire.messages import Load, StageLoad
@@ -53,9 +55,10 @@ def test_service_times_are_learnt_from_what_finished_between_reports():
     book.report(Load(decode=StageLoad(finished_total=10, service_us_total=1_000_000)))
     assert book.view.loads[D].service_ms == 100
     book.report(Load(decode=StageLoad(finished_total=11, service_us_total=1_200_000)))
-    assert book.view.loads[D].service_ms == 100 + 0.3 * (200 - 100)
+    mean_ms = 100 + (200 - 100) / 11
+    assert book.view.loads[D].service_ms == mean_ms
     book.report(Load(decode=StageLoad(finished_total=11, service_us_total=1_200_000)))
-    assert book.view.loads[D].service_ms == 130
+    assert book.view.loads[D].service_ms == mean_ms
 
 
 def test_tokens_of_a_piece_are_learnt_likewise():
@@ -63,7 +66,27 @@ def test_tokens_of_a_piece_are_learnt_likewise():
     book.report(Load(decode=StageLoad(finished_total=2, service_us_total=1, tokens_total=40)))
     assert book.view.loads[D].tokens == 20
     book.report(Load(decode=StageLoad(finished_total=3, service_us_total=2, tokens_total=70)))
-    assert book.view.loads[D].tokens == 20 + 0.3 * 10
+    assert book.view.loads[D].tokens == pytest.approx(20 + 10 / 3)
+
+
+def test_a_few_short_answers_do_not_make_a_pod_look_quick():
+    """Beside a pod whose last answers were long it would be given most of what comes."""
+    book = make_book()
+    book.report(Load(decode=StageLoad(finished_total=1000, service_us_total=30_000_000_000)))
+    for answers in range(1001, 1006):
+        short_us = 30_000_000_000 + (answers - 1000) * 1_000_000
+        book.report(Load(decode=StageLoad(finished_total=answers, service_us_total=short_us)))
+    assert 29_800 < book.view.loads[D].service_ms < 30_000
+
+
+def test_prompts_of_another_length_are_noticed_within_a_few_dozen():
+    book = make_book()
+    book.report(Load(prefill=StageLoad(finished_total=1000, service_us_total=30_000_000)))
+    assert book.view.loads[P].service_ms == 30
+    for prompts in range(1001, 1061):
+        long_us = 30_000_000 + (prompts - 1000) * 200_000
+        book.report(Load(prefill=StageLoad(finished_total=prompts, service_us_total=long_us)))
+    assert book.view.loads[P].service_ms > 180
 
 
 def test_a_new_process_starts_with_a_clean_sheet_but_for_our_calls():

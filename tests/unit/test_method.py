@@ -119,7 +119,8 @@ def test_the_method_in_force_stays_unless_another_is_better_by_five_percent():
 
 
 def test_hydrainfers_calibrated_prefill_pool_sustains_what_was_published():
-    # NeXT on TextCaps: 100 ms a request on an encode-prefill pod, so about ten a second.
+    # NeXT on TextCaps: 100 ms a request on an encode-prefill pod, so about ten a second; ours hides
+    # half of an image's time behind prefill.
     model = CostCurves(
         "HydraInfer, ratio study",
         image_ms=Curve(((1, 9.0),)),
@@ -130,7 +131,7 @@ def test_hydrainfers_calibrated_prefill_pool_sustains_what_was_published():
     )
     shape = RequestShape(1, 576, 2339, 0, 23.5)
     rate = role_rate(Role.ENCODE_PREFILL, Method.EP_D, model, shape, Slo(8000, 80), 4)
-    assert 9.0 < rate <= 10.0
+    assert 9.0 < rate <= 10.5
 
 
 def test_hydrainfers_split_of_work_is_proportional_where_no_role_is_short():

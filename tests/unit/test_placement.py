@@ -54,9 +54,17 @@ def test_measured_service_times_replace_the_defaults():
 
 def test_other_stages_of_a_pod_count_by_their_share():
     view = pod("a", EPD, encode=1, prefill=1, decode=1)
-    assert wait_ms(view, Stage.ENCODE, COSTS) == 20 + 0.5 * 30 + 0.01 * 1000
-    assert wait_ms(view, Stage.PREFILL, COSTS) == 0.5 * 20 + 30 + 0.01 * 1000
+    assert wait_ms(view, Stage.ENCODE, COSTS) == 20 + 0.5 * 30 + 0.01 * 20
+    assert wait_ms(view, Stage.PREFILL, COSTS) == 0.5 * 20 + 30 + 0.01 * 30
     assert wait_ms(view, Stage.DECODE, COSTS) == 0.5 * 20 + 0.5 * 30 + 0.01 * 1000
+
+
+def test_a_prompt_is_held_up_by_how_many_answers_run_not_by_how_long_they_are():
+    short, long = pod("a", D), pod("b", D)
+    short.loads[Stage.DECODE] = StageView(outstanding=10, service_ms=500)
+    long.loads[Stage.DECODE] = StageView(outstanding=10, service_ms=60_000)
+    waits = [wait_ms(view, Stage.PREFILL, COSTS) for view in (short, long)]
+    assert waits == [0.01 * 10 * 30] * 2
 
 
 def test_answers_that_wait_for_room_wait_for_others_to_end():

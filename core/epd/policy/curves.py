@@ -97,6 +97,8 @@ class RequestShape:
         prompt_tokens: Of the prompt, images included.
         cached_tokens: Of those, what a prefix cache holds already.
         output_tokens: Of the answer.
+        seen_tokens: Of context that a decode step sees of one sequence, on average. Long answers
+            run longer, so the mean request's is another; 0: take that.
     """
 
     images: float = 0.0
@@ -104,6 +106,12 @@ class RequestShape:
     prompt_tokens: float = 0.0
     cached_tokens: float = 0.0
     output_tokens: float = 0.0
+    seen_tokens: float = 0.0
+
+    @property
+    def context_tokens(self) -> float:
+        """What a decode step sees of one sequence, on average."""
+        return self.seen_tokens or self.prompt_tokens + self.output_tokens / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class CostCurves:
         kv_bytes_per_token: Of the KV cache.
         ec_bytes_per_token: Of an embedding.
         kv_tokens: Tokens of KV cache that fit into a pod.
+        step_tokens: Prompt tokens that an engine computes in one step.
     """
 
     source: str
@@ -135,6 +144,7 @@ class CostCurves:
     kv_bytes_per_token: float = 0.0
     ec_bytes_per_token: float = 0.0
     kv_tokens: float = float("inf")
+    step_tokens: float = 8192.0
 
     def encode(self, images: float, tokens: float) -> float:
         """Return the time of one run of the encoder over images of so many tokens each."""
@@ -147,6 +157,25 @@ class CostCurves:
         """
         alone_ms = self.prefill_ms.at(new_tokens)
         return alone_ms + self.prefill_ms.curvature() * new_tokens * cached_tokens
+
+    def prefill_share(self, new_tokens: float, cached_tokens: float, step_ms: float) -> float:
+        """Return what a prompt adds to a step that other prompts fill.
+
+        The weights are read once a step, so under load short prompts cost less than alone.
+
+        Args:
+            new_tokens: Of the prompt.
+            cached_tokens: Before them.
+            step_ms: The longest step that is thought of; `step_tokens` bound it, too.
+        """
+        alone_ms = self.prefill(new_tokens, cached_tokens)
+        if not new_tokens:
+            return alone_ms
+        once_ms = self.prefill_ms.at(0.0)
+        prompts = self.step_tokens / new_tokens
+        if alone_ms > once_ms:
+            prompts = min(prompts, (step_ms - once_ms) / (alone_ms - once_ms))
+        return alone_ms - once_ms * (1 - 1 / max(1.0, prompts))
 
     def decode_step(self, batch: float, context_tokens: float) -> float:
         """Return the time of a step of `batch` sequences with so much context in all."""
@@ -179,7 +208,7 @@ class CostCurves:
 
     def decode_batch(self, shape: RequestShape, tpot_ms: float) -> int:
         """Return the sequences a pod can decode at once with steps within `tpot_ms`; at least 1."""
-        context = shape.prompt_tokens + shape.output_tokens / 2
+        context = shape.context_tokens
         room = int(min(_MAX_BATCH, self.kv_tokens / max(1.0, context)))
         fits = bisect_left(
             range(1, max(1, room) + 1),
@@ -198,6 +227,5 @@ class CostCurves:
         if stage is Stage.PREFILL:
             return self.prefill(shape.prompt_tokens - shape.cached_tokens, shape.cached_tokens)
         batch = self.decode_batch(shape, slo.tpot_ms)
-        context = shape.prompt_tokens + shape.output_tokens / 2
         steps = max(0.0, shape.output_tokens - 1)  # prefill sampled the first token
-        return steps * self.decode_step(batch, batch * context) / batch
+        return steps * self.decode_step(batch, batch * shape.context_tokens) / batch

@@ -2,7 +2,8 @@
 
 Each role sustains so many requests per second on one pod that waits stay within the TTFT and steps
 within the TPOT; a method serves what its weakest role can. Decode beside other stages keeps
-HydraInfer's stage-level budget: a step ends within the TPOT, and the rest of it is theirs.
+HydraInfer's stage-level budget: a step ends within the TPOT, and the rest of it is theirs. Encode
+runs beside both, and prompts fill steps together, as they do under load.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from epd.vocabulary import Method, Role, Stage
 
 _STEPS = 30
 _BETTER = 1.05
+_OVERLAP_COST = 0.5  # of the time that encode and prefill share, as in `pods.Costs.encode_share`
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +93,56 @@ def role_rate(
 
     Infinite for a role that the request does not need.
     """
-    work_ms = sum(
-        curves.pod_ms(stage, shape, slo) for stage in role.stages if stage is not Stage.DECODE
-    )
+    prefills = Stage.PREFILL in role.stages
+    encode_ms = curves.pod_ms(Stage.ENCODE, shape, slo) if Stage.ENCODE in role.stages else 0.0
+    alone_ms = encode_ms + (curves.pod_ms(Stage.PREFILL, shape, slo) if prefills else 0.0)
     decodes = Stage.DECODE in role.stages and shape.output_tokens > 1
-    if not work_ms and not decodes:
+    if not alone_ms and not decodes:
         return float("inf")
     queues = sum(1 for other in method.roles if other.stages - {Stage.DECODE})
     slack_ms = (slo.ttft_ms - curves.ttft(shape)) / (queues if shape.images else 1)
-    context = shape.prompt_tokens + shape.output_tokens / 2
-    most = curves.kv_tokens / context if decodes else 0.0
+    new_tokens = shape.prompt_tokens - shape.cached_tokens
+    prefill_ms = (
+        curves.prefill_share(new_tokens, shape.cached_tokens, slack_ms / 2) if prefills else 0.0
+    )
+    most = curves.kv_tokens / shape.context_tokens if decodes else 0.0
 
     def meets_slo(rate: float) -> bool:
-        free = 1.0
+        decoding = 0.0
         if decodes:
             tokens_per_ms = rate * (shape.output_tokens - 1) / 1e3
             period_ms = min(slo.tpot_ms, most / tokens_per_ms if tokens_per_ms else slo.tpot_ms)
             batch = tokens_per_ms * period_ms
-            step_ms = curves.decode_step(max(1.0, batch), batch * context)
-            free = 1 - step_ms / period_ms
-            if free < 0:
+            step_ms = curves.decode_step(max(1.0, batch), batch * shape.context_tokens)
+            decoding = step_ms / period_ms
+            if decoding > 1:
                 return False
-        if not work_ms:
+        if not alone_ms:
             return True
+        free = 1 - decoding
         if not free:
             return False
-        waits_ms = slack_ms - work_ms * (1 / free - 1)
-        limit = sustainable_utilisation(work_ms / free, waits_ms, slo.attainment, pods)
-        return rate * work_ms / free / 1e3 <= limit
+        busy = _beside(rate * encode_ms / 1e3, rate * prefill_ms / 1e3, decoding)
+        waits_ms = slack_ms - alone_ms * (1 / free - 1)
+        return (busy - decoding) / free <= sustainable_utilisation(
+            alone_ms / free, waits_ms, slo.attainment, pods
+        )
 
-    least_ms = work_ms or slo.tpot_ms / curves.decode_batch(shape, slo.tpot_ms)
+    least_ms = max(encode_ms, prefill_ms)
+    least_ms = least_ms or slo.tpot_ms / curves.decode_batch(shape, slo.tpot_ms)
     return _largest(meets_slo, 2e3 / least_ms)
+
+
+def _beside(encoding: float, prefilling: float, decoding: float) -> float:
+    """Return how busy a pod is whose vision engine runs beside its language engine.
+
+    Both compute while prefill runs, and slow each other; decode waits for memory.
+    """
+    language = prefilling + decoding
+    if not language:
+        return encoding
+    lost = _OVERLAP_COST * min(encoding, language) * prefilling / language
+    return max(encoding, language) + lost
 
 
 def sustainable_utilisation(

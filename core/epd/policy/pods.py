@@ -83,8 +83,8 @@ class Costs:
         encode_share: How much of a pending encode delays the language model on the same pod.
         prefill_share: How much of a pending prefill delays encode and decode on the same pod.
         decode_share: How much one running answer delays every other piece on the same pod, as a
-            share of the answer's own time. Decode steps are batched: one more stream costs each of
-            the others a percent or so (H200, Qwen3-VL-8B: 5.1 ms a step alone, 8.7 ms with 127
+            share of that piece's time. Decode steps are batched: one more stream costs each of the
+            others a percent or so (H200, Qwen3-VL-8B: 5.1 ms a step alone, 8.7 ms with 127
             others).
         kv_full_permille: Above this fill of the KV cache a new answer waits for one to end.
         max_considered: Pods compared for one stage; more are looked at in turns.
@@ -154,7 +154,8 @@ def wait_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
     load = loads[_DECODE]
     if load.outstanding:
         answer_ms = load.service_ms or costs.decode_ms
-        wait += costs.decode_share * load.outstanding * answer_ms
+        held_up_ms = answer_ms if stage is _DECODE else service_ms(pod, stage, costs)
+        wait += costs.decode_share * load.outstanding * held_up_ms
         if stage is _DECODE and (load.waiting or pod.kv_used_permille > costs.kv_full_permille):
             wait += (load.waiting + 1) * answer_ms / max(1, load.outstanding - load.waiting)
     return wait

@@ -178,10 +178,7 @@ def _priced(
     curves: CostCurves, shape: RequestShape, context_tokens: float | None, slo: Slo
 ) -> dict[Stage, float]:
     """Return what one piece keeps a pod busy: an image, a prompt, an answer."""
-    answer = shape
-    if context_tokens is not None:
-        prompt_tokens = max(0.0, context_tokens - shape.output_tokens / 2)
-        answer = replace(shape, prompt_tokens=prompt_tokens)
+    answer = replace(shape, seen_tokens=context_tokens or 0.0)
     return {
         Stage.ENCODE: curves.encode(1, shape.image_tokens),
         Stage.PREFILL: curves.pod_ms(Stage.PREFILL, shape, slo),
