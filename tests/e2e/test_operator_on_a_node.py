@@ -3,13 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from cluster_life import Life, OperatorPod, at_home, client_of, operator_pod, question
 from kube import host_environment
 from kube.node import Node
 from reference_answers import picture
-from running_operator import Clusters
+from running_operator import Clusters, until
 from steady_traffic import steady_traffic
 
 from epd.vocabulary import Role
@@ -36,6 +37,24 @@ def names(pods: Sequence[Manifest]) -> set[str]:
     return {pod["metadata"]["name"] for pod in pods}
 
 
+ENDS = {"spec": {"containers": [{"name": "worker", "command": ["sh", "-c", "exit 3"]}]}}
+BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "unpullable": (
+        {"engine": {"type": "VLLM", "image": "none.invalid/worker:1"}},
+        {"ErrImagePull", "ImagePullBackOff"},
+    ),
+    "crashing": ({"podTemplate": ENDS}, {"CrashLoopBackOff"}),
+}
+"""Clusters beside ours, in the same namespace, and what is to stand in their status."""
+
+
+async def broken_are_told_and_go(clusters: Clusters) -> None:
+    for name, (_, reasons) in BROKEN.items():
+        await until(lambda: clusters.condition("Stalled", name)[1] in reasons)  # noqa: B023
+        clusters.delete(name)
+    await until(lambda: not any(clusters.get(name) for name in BROKEN), patience_s=120)
+
+
 @pytest.mark.timeout(600)
 async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
     one_node: Node, operator: OperatorPod
@@ -52,7 +71,7 @@ async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
     ):
         life = Life(one_node, clusters, traffic)
         async with life.phase("applied"):
-            pass
+            assert "demo: sim  roster" in (shown := await life.top()), shown
         async with life.phase("scaled up"):
             await life.scaled(PODS + 1)
         async with life.phase("relabelled"):
@@ -61,10 +80,15 @@ async def test_no_stream_fails_or_changes_whatever_becomes_of_the_cluster(
             life.relabelled(E, D)
         assert clusters.roles() == before + Counter({P: 1}) - Counter({E: 1})
         gateways = names(clusters.pods(component="gateway"))
-        async with life.phase("workers upgraded, and another objective"):
+        async with life.phase("workers upgraded, another objective and key"):
             clusters.edit(slo={"ttftMilliseconds": 1234})
+            life.add_key("another")
+            for name, (spec, _) in BROKEN.items():
+                clusters.create(name, replicas=1, control={"mode": "Off"}, **spec)
             await life.upgraded(podTemplate={**workers, **RELEASE})
             await life.aimed(ttft_ms=1234)
+            await life.accepted("another")
+            await broken_are_told_and_go(clusters)
         assert names(clusters.pods(component="gateway")) == gateways
         assert sum(clusters.roles().values()) == PODS + 1
         async with life.phase("gateways upgraded"):

@@ -2,15 +2,18 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator, Sequence
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import helm_python as helm
 import httpx
 from charts import OPERATOR
-from kube import host_environment
+from kube import binaries, host_environment
 from kube.node import Node
 from kube.node_files import NODE, SHELL_IMAGE
 from running_operator import Clusters, until
@@ -165,15 +168,52 @@ class Life:
             lambda: not before & self._uids(self.clusters.pods()), patience_s=4 * self.patience_s
         )
 
+    async def top(self) -> str:
+        """Return what `kubectl epd top` shows, by a forward to a gateway's own loopback."""
+        kubectl = binaries.find("kubectl")["kubectl"].parent
+        bin_folder = Path(sys.executable).parent
+        path = os.pathsep.join([str(kubectl), str(bin_folder), os.environ["PATH"]])
+        shown = await asyncio.create_subprocess_exec(
+            *("kubectl", "epd", "top", "demo", "--once", "-n", self.clusters.namespace),
+            env={**os.environ, "PATH": path, "KUBECONFIG": str(self.node.api.kubeconfig)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        text, complaint = await shown.communicate()
+        assert shown.returncode == 0, complaint.decode()
+        return text.decode()
+
     async def aimed(self, ttft_ms: int) -> None:
         """Return once the gateway goes by this objective; kubelet takes a minute to bring it."""
         line = f'epd_slo_limit_seconds{{objective="ttft"}} {ttft_ms / 1e3}'
-        async with asyncio.timeout(2 * self.patience_s):
-            while line not in await self._metrics():  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.5)
 
-    async def _metrics(self) -> list[str]:
-        return (await self.traffic.client.get("/metrics")).text.splitlines()
+        def is_so(metrics: httpx.Response) -> bool:
+            return line in metrics.text.splitlines()
+
+        await self._answered("/metrics", is_so)
+
+    def add_key(self, key: str) -> None:
+        """Let whoever shows this key use the API, beside those who may already."""
+        path = f"/api/v1/namespaces/{self.clusters.namespace}/secrets/demo-api-keys"
+        before = base64.b64decode(self.node.api.call("GET", path)["data"]["keys"]).decode()
+        self.clusters.merge(path, {"stringData": {"keys": f"{before.strip()}\n{key}\n"}})
+
+    async def accepted(self, key: str) -> None:
+        """Return once gateways know a key; kubelet brings the Secret."""
+        shown = {"authorization": f"Bearer {key}"}
+        await self._answered("/v1/models", lambda answer: answer.is_success, shown)
+
+    async def _answered(
+        self,
+        path: str,
+        is_right: Callable[[httpx.Response], bool],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        async with asyncio.timeout(2 * self.patience_s):
+            while True:
+                if is_right(await self.traffic.client.get(path, headers=headers)):
+                    return
+                await asyncio.sleep(0.5)
 
     async def gateways_upgraded(self, **gateway: Any) -> None:
         """Change what gateways are made of; return once the last of the old ones has ended."""
