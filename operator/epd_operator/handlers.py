@@ -25,6 +25,11 @@ SILENCE_S: Final = 70.0
 STOP_S: Final = 25.0
 """How long kopf may take to end its watches."""
 
+KOPF_STOP_S: Final = 1.0
+"""How long kopf may take to end when one of its watches has failed, before its tasks are cancelled
+once more. It cancels each task once and waits without a limit; a watch whose connection closes at
+that moment takes it for an error of the server's, and then waits for credentials for ever."""
+
 LINGER_S: Final = 0.25
 
 RESTART_S: Final = 2.0
@@ -93,8 +98,9 @@ class Watch:
         self._stop_kopf = stop = threading.Event()
         if self._halt.is_set():
             return
+        ours = asyncio.all_tasks()
         try:
-            await kopf.operator(
+            tasks = await kopf.spawn_tasks(
                 registry=make_registry(self._relay, self._login),
                 settings=make_settings(),
                 standalone=True,
@@ -105,6 +111,13 @@ class Watch:
                 namespaces=self._namespaces,
                 stop_flag=stop,
             )
+            running = asyncio.create_task(kopf.run_tasks(tasks, ignored=ours))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            while not running.done():
+                await asyncio.wait([running], timeout=KOPF_STOP_S)
+                for task in asyncio.all_tasks() - ours - {running}:
+                    task.cancel()
+            running.result()
         finally:
             # kopf waits for this flag in a thread of the loop, and the loop for its threads.
             stop.set()

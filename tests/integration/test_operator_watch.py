@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import kopf
 import pytest
 from aiohttp import web
 
@@ -114,6 +115,32 @@ async def serving(server) -> AsyncIterator[str]:
 )
 async def test_after_a_fault_of_a_watch_nothing_is_missed(fault, monkeypatch):
     monkeypatch.setattr(handlers, "RESTART_S", 0.01)
+    await nothing_is_missed_after(fault)
+
+
+async def test_a_watch_that_survives_its_cancellation_does_not_hold_up_the_others(monkeypatch):
+    """One whose connection closes at that moment takes it for an error, and asks again."""
+    monkeypatch.setattr(handlers, "RESTART_S", 0.01)
+    monkeypatch.setattr(handlers, "KOPF_STOP_S", 0.1)
+    survived = []
+    spawn_tasks = kopf.spawn_tasks
+
+    async def stubborn():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            survived.append(True)
+            await asyncio.Event().wait()
+
+    async def with_a_stubborn_one(**options):
+        return [*await spawn_tasks(**options), asyncio.create_task(stubborn())]
+
+    monkeypatch.setattr(kopf, "spawn_tasks", with_a_stubborn_one)
+    await nothing_is_missed_after(("watch", 410))
+    assert survived
+
+
+async def nothing_is_missed_after(fault):
     server = FailingServer(fault)
     woken = {name: asyncio.Event() for name in ("first", "second", "third")}
 
