@@ -6,9 +6,11 @@ and keeps no state that could be lost.
 
 import asyncio
 import logging
+import selectors
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import kopf
@@ -30,7 +32,11 @@ KOPF_STOP_S: Final = 1.0
 once more. It cancels each task once and waits without a limit; a watch whose connection closes at
 that moment takes it for an error of the server's, and then waits for credentials for ever."""
 
-LINGER_S: Final = 0.25
+LINGER_S: Final = 5.0
+"""How long connections may take to close: a busy server says goodbye late."""
+
+_OWN_FILES: Final = 1
+"""What a loop without connections looks after: the pipe that wakes it."""
 
 RESTART_S: Final = 2.0
 """kopf gives up at what it takes for fatal: a line that was cut, a watch or list refused with 410,
@@ -85,7 +91,10 @@ class Watch:
     def _run(self) -> None:
         while not self._halt.is_set():
             try:
-                asyncio.run(self._watch())
+                selector = selectors.DefaultSelector()
+                loop = partial(asyncio.SelectorEventLoop, selector)
+                with asyncio.Runner(loop_factory=loop) as runner:
+                    runner.run(self._watch(selector))
                 why = "kopf ended them by itself"
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
@@ -94,7 +103,7 @@ class Watch:
                 self._halt.wait(RESTART_S)
         self._tell(self._ended.set_result, None)
 
-    async def _watch(self) -> None:
+    async def _watch(self, selector: selectors.BaseSelector) -> None:
         self._stop_kopf = stop = threading.Event()
         if self._halt.is_set():
             return
@@ -122,7 +131,10 @@ class Watch:
             # kopf waits for this flag in a thread of the loop, and the loop for its threads.
             stop.set()
             # aiohttp says that its TLS connections are closed when they only begin to be.
-            await asyncio.sleep(LINGER_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while len(selector.get_map()) > _OWN_FILES:  # noqa: ASYNC110 - nobody tells
+                        await asyncio.sleep(0.01)
 
     def _relay(self, key: Key) -> None:
         if not self._halt.is_set():

@@ -1,21 +1,19 @@
 """A gateway that follows the pods of a real API server, with real workers behind them."""
 
 import asyncio
-import base64
-import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import yaml
+from faulty_api_server import Fault, faulty_api_server
 from kube.control_plane import ControlPlane
 from mute_proxy import mute_proxy
-from PIL import Image
-from pod_cluster import PodCluster, Traffic, pod_cluster
-from simulated_cluster import MODEL
+from pod_cluster import QUESTIONS, QUICK_WATCH, PodCluster, Traffic, pod_cluster, stages_of
+from simulated_cluster import until
 
 from epd.vocabulary import Role
 
@@ -25,40 +23,13 @@ PAIR = {"p": P, "d": D}
 AS_PAIR = {"prefill": "p", "decode": "d"}
 SWAPPED = {"prefill": "d", "decode": "p"}
 MOST_MIB = 100
-QUICK_WATCH = ("kubernetes.watch_s=1", "kubernetes.grace_s=1", "kubernetes.retry_max_s=0.2")
-
-
-def picture(number: int) -> str:
-    data = io.BytesIO()
-    Image.new("RGB", (64, 64), (number % 256, number // 256, 99)).save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-def question(number: int, images: int) -> list[dict[str, Any]]:
-    urls = [picture(31 * number + index) for index in range(images)]
-    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"role": "user", "content": [{"type": "text", "text": f"question {number}"}, *parts]}]
-
-
-QUESTIONS = [question(number, number % 3) for number in range(6)]
+STATUSES = (409, 410, 429, 500)
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, control_plane: ControlPlane, namespace: str) -> Iterator[PodCluster]:
     with pod_cluster(tmp_path, control_plane.api, namespace) as cluster:
         yield cluster
-
-
-async def stages_of(cluster: PodCluster, images: int = 1) -> dict[str, str]:
-    """Return which pod did which stage of a fresh chat."""
-    async with cluster.client() as client:
-        answer = await client.chat.completions.create(
-            model=MODEL,
-            messages=question(7, images),
-            max_tokens=3,  # type: ignore[arg-type]
-        )
-    record = await cluster.get(f"/requests/{answer.id}")
-    return {stage["stage"]: stage["pod"] for stage in record["stages"]}
 
 
 async def test_the_placement_after_a_relabel_goes_by_the_new_role(cluster):
@@ -72,6 +43,7 @@ async def test_the_placement_after_a_relabel_goes_by_the_new_role(cluster):
 
 
 async def test_no_stream_fails_while_pods_come_go_and_change_role(cluster):
+    cluster.node = "nowhere"
     await cluster.start(**SPLIT)
     cluster.start_worker("new")
     traffic = Traffic(cluster, QUESTIONS, 40)
@@ -107,29 +79,6 @@ async def test_no_stream_fails_while_pods_come_go_and_change_role(cluster):
     assert await cluster.counted("epd_stage_retries_total") == 0
 
 
-async def test_an_api_server_that_is_gone_costs_no_stream_and_is_found_again(
-    cluster, control_plane
-):
-    await cluster.start(*QUICK_WATCH, **SPLIT)
-    traffic = Traffic(cluster, QUESTIONS, 40)
-    async with traffic.running(clients=4):
-        control_plane.crash_api_server()
-        try:
-            await cluster.says("the last good roster stays")
-            assert await cluster.counted("epd_roster_current") == 0
-            await traffic.more(12)
-            assert len(await cluster.known_workers()) == len(SPLIT)
-        finally:
-            control_plane.restart_api_server()
-        await cluster.says("followed again")
-        assert await cluster.counted("epd_roster_current") == 1
-        await cluster.flip("p", D)
-        await cluster.flip("d", P)
-        await traffic.more(6)
-    assert traffic.problems == []
-    assert await stages_of(cluster) == {"encode": "e", "prefill": "d", "decode": "p"}
-
-
 async def test_a_watch_that_falls_silent_is_left_for_a_new_one(cluster, control_plane):
     where = urlsplit(control_plane.api.url)
     async with mute_proxy(where.hostname, where.port) as proxy:
@@ -144,14 +93,29 @@ async def test_a_watch_that_falls_silent_is_left_for_a_new_one(cluster, control_
     assert await stages_of(cluster, images=0) == SWAPPED
 
 
-async def test_a_frozen_api_server_is_waited_for(cluster, control_plane):
-    await cluster.start(*QUICK_WATCH, **PAIR)
-    with control_plane.frozen_api_server():
-        await cluster.says("the last good roster stays")
-        assert await stages_of(cluster, images=0) == AS_PAIR
-    await cluster.flip("p", D)
-    await cluster.flip("d", P)
-    assert await stages_of(cluster, images=0) == SWAPPED
+async def test_watches_that_expire_break_off_or_are_refused_lose_no_pod_and_no_stream(
+    cluster, control_plane
+):
+    async with faulty_api_server(control_plane.api) as way:
+        way.kubeconfig(cluster.kubeconfig, cluster.kubeconfig)
+        await cluster.start(*QUICK_WATCH, **SPLIT)
+        traffic = Traffic(cluster, QUESTIONS, 40)
+        async with traffic.running(clients=4):
+            for status, end in itertools.product(STATUSES, (way.expire_watches, way.cut_watches)):
+                spoilt = len(way.spoilt)
+                way.fault_of = lambda request, status=status: Fault(status)
+                end()
+                await until(lambda spoilt=spoilt: len(way.spoilt) > spoilt)
+                way.fault_of = lambda request: None
+                # Both come back, each once, in the role that it was given meanwhile.
+                for name, role in (("p", D), ("d", P), ("p", P), ("d", D)):
+                    await cluster.flip(name, role)
+                names = [worker["name"] for worker in await cluster.known_workers()]
+                assert sorted(names) == sorted(SPLIT)
+            await traffic.more(4)
+        cluster.kill()  # a gateway that still watches would keep the proxy's connections
+        assert traffic.problems == []
+        assert set(way.spoilt) == set(STATUSES)
 
 
 async def test_pods_of_another_cluster_or_another_program_are_left_alone(

@@ -130,6 +130,9 @@ class FaultyApiServer:
             pass
         finally:
             self._ends.discard(end)
+            # Else TLS waits for the real server's goodbye, longer than this test may last.
+            if answer.connection is not None and answer.connection.transport is not None:
+                answer.connection.transport.abort()
         return response
 
 

@@ -5,6 +5,8 @@ the process behind it is a real worker on loopback.
 """
 
 import asyncio
+import base64
+import io
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,7 +15,8 @@ from typing import Any
 
 import httpx
 from kube.api import Api
-from simulated_cluster import Process, SimulatedCluster, stream_text, until
+from PIL import Image
+from simulated_cluster import MODEL, Process, SimulatedCluster, stream_text, until
 
 from epd.vocabulary import CLUSTER_LABEL, COMPONENT_LABEL, LLM_D_ROLE_LABEL, ROLE_LABEL, Role
 
@@ -21,9 +24,34 @@ CLUSTER = "demo"
 MERGE = {"content-type": "application/merge-patch+json"}
 PODS_RULE = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
 
+QUICK_WATCH = ("kubernetes.watch_s=1", "kubernetes.grace_s=1", "kubernetes.retry_max_s=0.2")
+
+
+def picture(number: int) -> str:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), (number % 256, number // 256, 99)).save(data, "PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def question(number: int, images: int) -> list[dict[str, Any]]:
+    urls = [picture(31 * number + index) for index in range(images)]
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": f"question {number}"}, *parts]}]
+
+
+QUESTIONS = [question(number, number % 3) for number in range(6)]
+
 
 class PodCluster(SimulatedCluster):
-    """Workers by name, each the process behind a pod; a gateway with the least rights."""
+    """Workers by name, each the process behind a pod; a gateway with the least rights.
+
+    Attributes:
+        node: Where new pods are bound to. Deleting such a pod takes its time, as with a kubelet;
+            but the garbage collector takes pods whose node does not exist, from 40 s on.
+        kubeconfig: The gateway's way to the API server.
+    """
+
+    node = ""
 
     def __init__(self, folder: Path, api: Api, namespace: str) -> None:
         super().__init__(folder)
@@ -42,8 +70,7 @@ class PodCluster(SimulatedCluster):
         labels = {CLUSTER_LABEL: CLUSTER, COMPONENT_LABEL: "worker", ROLE_LABEL: role.value}
         container = {"name": "worker", "image": "worker:1"}
         container["ports"] = [{"name": "grpc", "containerPort": port}]  # type: ignore[assignment]
-        # Bound to a node, so that deleting it takes its time; nobody looks whether that is there.
-        spec = {"containers": [container], "nodeName": "nowhere"}
+        spec = {"containers": [container], **({"nodeName": self.node} if self.node else {})}
         self._call("POST", "", {"metadata": {"name": name, "labels": labels}, "spec": spec})
 
     def set_ready(self, name: str, ready: bool) -> int:
@@ -188,3 +215,15 @@ def pod_cluster(folder: Path, api: Api, namespace: str) -> Iterator[PodCluster]:
         yield cluster
     finally:
         cluster.kill()
+
+
+async def stages_of(cluster: PodCluster, images: int = 1) -> dict[str, str]:
+    """Return which pod did which stage of a fresh chat."""
+    async with cluster.client() as client:
+        answer = await client.chat.completions.create(
+            model=MODEL,
+            messages=question(7, images),
+            max_tokens=3,  # type: ignore[arg-type]
+        )
+    record = await cluster.get(f"/requests/{answer.id}")
+    return {stage["stage"]: stage["pod"] for stage in record["stages"]}

@@ -120,6 +120,13 @@ class Clusters:
             and sum(map(_is_ready, self.pods(name))) == cluster["spec"]["replicas"]
         )
 
+    async def have(self, replicas: int, name: str = "demo") -> None:
+        """Wait until a cluster is settled; it has so many pods, and some in each role."""
+        await self.settled(name)
+        roles = self.roles(name)
+        assert sum(roles.values()) == replicas
+        assert all(roles[role] for role in ("encode", "prefill", "decode"))
+
     async def settled(self, name: str = "demo", patience_s: float = PATIENCE_S) -> None:
         await until(
             lambda: self.is_settled(name),

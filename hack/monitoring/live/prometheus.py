@@ -65,6 +65,7 @@ class PrometheusServer:
         target_files: Sequence[Path] = (),
         *,
         native_histograms: bool = False,
+        jobs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Start a server in an empty folder.
 
@@ -75,6 +76,7 @@ class PrometheusServer:
             target_files: Files of `file_sd_configs`, beside what `set_targets` says.
             native_histograms: Make native histograms of classic ones, and keep both, as the chart's
                 PodMonitor asks for; Prometheus 3 and later.
+            jobs: Further scrape configurations.
         """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -96,7 +98,8 @@ class PrometheusServer:
                     "honor_labels": True,
                     **(NATIVE if native_histograms else {}),
                     "file_sd_configs": [{"files": files, "refresh_interval": "1s"}],
-                }
+                },
+                *jobs,
             ],
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
@@ -168,11 +171,12 @@ def prometheus(
     target_files: Sequence[Path] = (),
     *,
     native_histograms: bool = False,
+    jobs: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[PrometheusServer]:
     """Run a server for as long as the block lasts; see `PrometheusServer`."""
     folder.mkdir(parents=True, exist_ok=True)
     server = PrometheusServer(
-        folder, rules, alertmanagers, target_files, native_histograms=native_histograms
+        folder, rules, alertmanagers, target_files, native_histograms=native_histograms, jobs=jobs
     )
     try:
         server.until_ready()
