@@ -139,7 +139,7 @@ def measure(
         bed.api.call("POST", _path(namespace), _cluster(f"c{index}", pods, mode))
     _until(operator, lambda: _ready(bed, namespace) == clusters, "clusters are not Ready")
     first = operator.since(before)
-    time.sleep(15)  # the last events, and a status that follows them
+    _rest(operator)
     steady = operator.over(steady_s)
     operator.stop()
     operator = Operator(programs, bed.api.kubeconfig)
@@ -152,6 +152,13 @@ def measure(
     operator.stop()
     bed.api.delete_namespace(namespace)
     return {"mode": mode.value, "first": first, "steady": steady, "restarted": restarted}
+
+
+def _rest(operator: Operator) -> None:
+    """Wait until it writes nothing: events are told, and what the control loop first says."""
+    written = -1.0
+    while written != (written := operator.numbers()["writes"]):
+        time.sleep(15)
 
 
 def _cluster(name: str, pods: int, mode: ControlMode) -> dict[str, Any]:

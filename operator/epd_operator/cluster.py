@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -239,7 +240,7 @@ class KubernetesCluster:
         if response.status >= 300:
             raise _refusal(what, response.status, content.decode(errors="replace"))
         try:
-            answer = json.loads(content)
+            answer = orjson.loads(content)
         except ValueError:
             raise UnavailableError(f"{what}: the answer is not JSON") from None
         return dict(answer)

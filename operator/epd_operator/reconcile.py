@@ -7,7 +7,7 @@ that the next pass finds another world.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -65,6 +65,7 @@ class Reconciler:
         images: The images of this release.
         may_write: False once another operator leads.
         names_taken: Pod names that others have, found out on the way.
+        tell_pods: Told which pods a cluster with this uid has.
         tell_expiries: Told when the certificates of a cluster end; nothing: it is gone.
     """
 
@@ -74,6 +75,7 @@ class Reconciler:
     images: Images
     may_write: Callable[[], bool] = lambda: True
     names_taken: dict[Key, set[str]] = field(default_factory=dict)
+    tell_pods: Callable[[Key, str, Sequence[Manifest]], None] = lambda _key, _uid, _pods: None
     tell_expiries: Callable[[Key, Mapping[str, datetime]], None] = lambda _key, _ends: None
 
     async def run(self, key: Key) -> Outcome:
@@ -163,6 +165,7 @@ class Reconciler:
             asyncio.gather(*(self.cluster.get(ref) for ref in refs)),
             self.cluster.list(Kind.POD, wanted.key.namespace, {CLUSTER_LABEL: wanted.key.name}),
         )
+        self.tell_pods(wanted.key, wanted.uid, pods)
         objects = {ref: each for ref, each in zip(refs, found, strict=True) if each is not None}
         ours = [
             WorkerPod.of(pod)

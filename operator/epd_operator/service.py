@@ -119,12 +119,14 @@ async def _lead(parts: Parts, may_write: Callable[[], bool]) -> None:
     loops = ControlLoops(
         parts.cluster,
         reconciler.clock,
+        parts.session,
         parts.settings.prometheus_url,
         reconciler.may_write,
         parts.control,
         parts.tracing,
         parts.progress,
     )
+    reconciler.tell_pods = loops.see
 
     async def run_pass(key: Key) -> Outcome:
         loops.hear_of(key)

@@ -6,12 +6,20 @@ import pytest
 
 from epd.api.names import ControlMode
 from epd.policy.control_view import Decision, Flip, Reason, ReasonCode, Slo
-from epd.vocabulary import ASSIGNED_ROLE, FLIPPED_AT, LLM_D_ROLE_LABEL, ROLE_LABEL, Role
+from epd.vocabulary import (
+    ASSIGNED_ROLE,
+    COMPONENT_LABEL,
+    FLIPPED_AT,
+    LLM_D_ROLE_LABEL,
+    ROLE_LABEL,
+    Role,
+)
 from epd_operator.conditions import ConditionType
 from epd_operator.control import report
 from epd_operator.control.kubernetes import SETTLE_S, PodFleet
 from epd_operator.control.loops import TELL_S, StatusReporter
 from epd_operator.control.ports import FlipRefused, Pass
+from epd_operator.control.seen_pods import MAX_AGE_S, SeenPods
 from epd_operator.control.signals import traffic_of
 from epd_operator.objects import Key, Kind, Ref
 
@@ -30,7 +38,7 @@ def pod(name, role, ready=True, version="5", **metadata):
             "uid": f"uid-of-{name}",
             "resourceVersion": version,
             "creationTimestamp": "2026-11-21T11:00:00Z",
-            "labels": {ROLE_LABEL: role},
+            "labels": {ROLE_LABEL: role, COMPONENT_LABEL: "worker"},
             "ownerReferences": [owner],
             **metadata,
         },
@@ -44,9 +52,11 @@ class OneServer:
     def __init__(self, *pods):
         self.pods = pods
         self.patches = []
+        self.lists = 0
         self.error = None
 
     async def list(self, kind, namespace, labels):
+        self.lists += 1
         assert (kind, namespace) == (Kind.POD, KEY.namespace)
         return self.pods
 
@@ -71,7 +81,7 @@ class MovingClock:
 
 def fleet(*pods):
     server = OneServer(*pods)
-    return server, PodFleet(server, KEY, UID, FixedClock())
+    return server, PodFleet(server, KEY, SeenPods(server, KEY, UID), FixedClock())
 
 
 async def test_pods_that_leave_or_belong_to_others_are_not_the_loops():
@@ -120,6 +130,41 @@ async def test_a_pod_that_changed_meanwhile_is_not_flipped():
     server.error = ConflictError("it has another version")
     with pytest.raises(FlipRefused, match="changed meanwhile"):
         await found.flip(Flip("a", Role.ENCODE, Role.PREFILL))
+
+
+async def test_pods_are_listed_only_where_no_pass_has_seen_them_lately_and_after_a_flip():
+    server, now_s = OneServer(pod("a", "encode")), [0.0]
+    seen = SeenPods(server, KEY, UID, lambda: now_s[0])
+    found = PodFleet(server, KEY, seen, FixedClock())
+    seen.note([pod("a", "encode"), pod("b", "decode", version="9")])
+    assert [each.name for each in await found.pods()] == ["a", "b"]
+    assert server.lists == 0
+    await found.flip(Flip("b", Role.DECODE, Role.PREFILL))
+    assert server.patches[0][1]["metadata"]["resourceVersion"] == "9"
+    assert [each.name for each in await found.pods()] == ["a"]
+    assert server.lists == 1
+    seen.note([])
+    now_s[0] = MAX_AGE_S - 1
+    assert await found.pods() == []
+    now_s[0] = MAX_AGE_S
+    assert [each.name for each in await found.pods()] == ["a"]
+    assert server.lists == 2
+
+
+def test_metrics_are_at_ready_pods_and_a_gateways_as_its_probe_speaks():
+    ports = {"containers": [{"readinessProbe": {"httpGet": {"scheme": "HTTPS"}}}]}
+    gateway, worker, starting = (
+        pod(name, "decode", ready=ready) | {"spec": spec}
+        for name, ready, spec in (("g", True, ports), ("w", True, {}), ("s", False, {}))
+    )
+    gateway["metadata"]["labels"][COMPONENT_LABEL] = "gateway"
+    gateway["status"]["podIP"], worker["status"]["podIP"] = "10.0.0.1", "fd00::1"
+    seen = SeenPods(OneServer(), KEY, UID)
+    seen.note([gateway, worker, starting])
+    urls = {each.pod.name: each.metrics_url for each in seen.pods}
+    assert urls["g"].startswith("https://10.0.0.1:")
+    assert urls["w"].startswith("http://[fd00::1]:")
+    assert urls["s"] == ""
 
 
 SLO = Slo(ttft_ms=1000, tpot_ms=50, attainment=0.9)

@@ -14,7 +14,12 @@ from epd.policy.curves import CostCurves, Curve
 from epd.tracing import Tracing
 from epd.vocabulary import Role, Stage
 from epd_operator.control.loop import Controller, Memory
-from epd_operator.control.ports import FleetPod, FlipRefused, MetricsUnavailable
+from epd_operator.control.ports import (
+    CountingBegun,
+    FleetPod,
+    FlipRefused,
+    MetricsUnavailable,
+)
 from epd_operator.control.signals import Traffic
 from epd_operator.control.translate import Known, aim_of, learnt, view_of
 
@@ -74,6 +79,7 @@ class World:
         self.traffic = traffic()
         self.refused = set()
         self.passes = []
+        self.is_beginning = False
 
     async def pods(self):
         return [FleetPod(n, r, True, True, self.flipped.get(n)) for n, r in self.roles.items()]
@@ -86,6 +92,8 @@ class World:
         self.flipped[flip.pod] = self.now_s
 
     async def read(self):
+        if self.is_beginning:
+            raise CountingBegun("counting has only begun")
         if self.traffic is None:
             raise MetricsUnavailable("the server does not answer")
         return self.traffic
@@ -123,6 +131,15 @@ async def test_images_draw_pods_to_encode_up_to_its_maximum(world):
     world.traffic = traffic(prompts=5, images=300)
     await world.run(60)
     assert world.count(Role.ENCODE) == 4
+
+
+async def test_a_loop_that_begins_to_count_says_nothing_until_it_has_counted(world):
+    world.is_beginning = True
+    await world.run(2)
+    assert world.passes == []
+    world.is_beginning = False
+    await world.run(1)
+    assert len(world.passes) == 1
 
 
 async def test_shadow_decides_and_flips_nothing(world):

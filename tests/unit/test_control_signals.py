@@ -69,7 +69,7 @@ class Programs:
             clock=lambda: self.now_s,
         )
 
-    def fetch(self, url):
+    async def fetch(self, url):
         if url not in self.texts:
             raise OSError("refused")
         return self.texts[url]

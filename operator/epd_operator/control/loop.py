@@ -17,6 +17,7 @@ from epd.policy.curves import CostCurves
 from epd.tracing import Tracing
 from epd_operator.control.pass_trace import trace_pass
 from epd_operator.control.ports import (
+    CountingBegun,
     Fleet,
     FlipRefused,
     Metrics,
@@ -80,6 +81,8 @@ class Controller:
         try:
             traffic = await self.metrics.read()
             known = learnt(known, traffic)
+        except CountingBegun:
+            return memory  # what was reported before a restart of ours still holds
         except MetricsUnavailable as error:
             problem = f"metrics: {error}"
         pods = await self.fleet.pods()

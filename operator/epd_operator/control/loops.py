@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import aiohttp
 from prometheus_client import CollectorRegistry
 
 from epd.api import EPDCluster
@@ -22,6 +23,7 @@ from epd_operator.control.loop import Controller, Memory
 from epd_operator.control.metrics import ControlMetrics
 from epd_operator.control.ports import Metrics, Pass
 from epd_operator.control.prometheus import PrometheusMetrics
+from epd_operator.control.seen_pods import SeenPods
 from epd_operator.control.translate import Aim, aim_of
 from epd_operator.notes import tell
 from epd_operator.objects import Key, Kind, Manifest, Ref, moment_of
@@ -102,6 +104,7 @@ class ControlLoops:
         self,
         cluster: Cluster,
         clock: Clock,
+        session: aiohttp.ClientSession,
         prometheus_url: str = "",
         may_write: Callable[[], bool] = lambda: True,
         counted: ControlMetrics | None = None,
@@ -113,6 +116,7 @@ class ControlLoops:
         Args:
             cluster: The API server.
             clock: The time.
+            session: Asks pods.
             prometheus_url: Where metrics are; empty: pods are asked themselves.
             may_write: False once another operator leads.
             counted: Notes the passes for Prometheus.
@@ -124,6 +128,8 @@ class ControlLoops:
         self._counted = counted or ControlMetrics(CollectorRegistry())
         self._cluster = cluster
         self._clock = clock
+        self._session = session
+        self._seen: dict[Key, SeenPods] = {}
         self._prometheus_url = prometheus_url
         self._may_write = may_write
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -134,8 +140,19 @@ class ControlLoops:
             task = self._tasks[key] = asyncio.create_task(self._run(key))
             task.add_done_callback(lambda _: self._end(key))
 
+    def see(self, key: Key, uid: str, pods: Sequence[Manifest]) -> None:
+        """Take note of the pods that a cluster with this uid has now."""
+        self._seen_pods(key, uid).note(pods)
+
+    def _seen_pods(self, key: Key, uid: str) -> SeenPods:
+        seen = self._seen.get(key)
+        if seen is None or seen.uid != uid:
+            seen = self._seen[key] = SeenPods(self._cluster, key, uid)
+        return seen
+
     def _end(self, key: Key) -> None:
         self._tasks.pop(key, None)
+        self._seen.pop(key, None)
         self._progress.forget(_work(key))
         self._counted.forget((key.namespace, key.name))
 
@@ -180,12 +197,13 @@ class ControlLoops:
         if course is not None and course.uid == uid and course.aim == aim:
             return course
         window_s = max(LEAST_WINDOW_S, WINDOW_INTERVALS * spec.spec.control.interval_seconds)
-        fleet = PodFleet(self._cluster, key, uid, self._clock)
-        return _Course(uid, aim, self._metrics(key, window_s, aim), fleet, Memory())
+        seen = self._seen_pods(key, uid)
+        fleet = PodFleet(self._cluster, key, seen, self._clock)
+        return _Course(uid, aim, self._metrics(key, window_s, aim, seen), fleet, Memory())
 
-    def _metrics(self, key: Key, window_s: float, aim: Aim) -> Metrics:
+    def _metrics(self, key: Key, window_s: float, aim: Aim, seen: SeenPods) -> Metrics:
         if not self._prometheus_url:
-            return PodMetrics(self._cluster, key, window_s)
+            return PodMetrics(seen, window_s, self._session)
         # As the chart's PodMonitor labels them.
         matchers = {"namespace": key.namespace, "epd_dev_cluster": key.name}
         return PrometheusMetrics(

@@ -13,6 +13,10 @@ class MetricsUnavailable(Exception):
     """The metrics cannot be read; the message is one line."""
 
 
+class CountingBegun(MetricsUnavailable):
+    """What counts has been seen once, and says nothing yet; nothing is wrong."""
+
+
 class FlipRefused(Exception):
     """A flip was not made, for the pod is not as it was when it was decided; one line."""
 
