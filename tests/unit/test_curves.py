@@ -179,11 +179,13 @@ def test_short_prompts_share_the_fixed_cost_of_a_step():
     model = curves()
     alone_ms = model.prefill(400)
     once_ms = model.prefill_ms.at(0)
-    crowded_ms = model.prefill_share(400, 0, step_ms=1000)
+    short, long = RequestShape(prompt_tokens=400), RequestShape(prompt_tokens=20_000)
+    crowded_ms = model.prefill_share(short, step_ms=1000)
     assert crowded_ms == pytest.approx(alone_ms - once_ms * (1 - 400 / 8192))
-    assert model.prefill_share(400, 0, step_ms=alone_ms) == pytest.approx(alone_ms)
-    assert model.prefill_share(20_000, 0, step_ms=1e6) == pytest.approx(model.prefill(20_000))
-    assert crowded_ms < model.prefill_share(400, 0, step_ms=3 * alone_ms) < alone_ms
+    assert model.prefill_share(short, step_ms=alone_ms) == pytest.approx(alone_ms)
+    assert model.prefill_share(long, step_ms=1e6) == pytest.approx(model.prefill(20_000))
+    assert crowded_ms < model.prefill_share(short, step_ms=3 * alone_ms) < alone_ms
+    assert model.prefill_share(RequestShape(), step_ms=1000) >= 0
 
 
 def test_decode_is_priced_by_the_context_that_its_steps_see():

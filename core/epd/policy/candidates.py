@@ -61,11 +61,7 @@ def of_hash(pods: Iterable[PodView], compatibility_hash: str) -> Sequence[PodVie
 
 def groups(pods: Sequence[PodView]) -> Iterable[Sequence[PodView]]:
     """Return the pods by compatibility hash; nearly always there is one group."""
-    first = pods[0].compatibility_hash if pods else ""
-    for pod in pods:
-        if pod.compatibility_hash != first:
-            break
-    else:
+    if len({pod.compatibility_hash for pod in pods}) <= 1:
         return (pods,)
     found: dict[str, list[PodView]] = {}
     for pod in pods:

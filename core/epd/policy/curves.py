@@ -158,23 +158,20 @@ class CostCurves:
         alone_ms = self.prefill_ms.at(new_tokens)
         return alone_ms + self.prefill_ms.curvature() * new_tokens * cached_tokens
 
-    def prefill_share(self, new_tokens: float, cached_tokens: float, step_ms: float) -> float:
+    def prefill_share(self, shape: RequestShape, step_ms: float) -> float:
         """Return what a prompt adds to a step that other prompts fill.
 
         The weights are read once a step, so under load short prompts cost less than alone.
 
         Args:
-            new_tokens: Of the prompt.
-            cached_tokens: Before them.
+            shape: The request.
             step_ms: The longest step that is thought of; `step_tokens` bound it, too.
         """
-        alone_ms = self.prefill(new_tokens, cached_tokens)
-        if not new_tokens:
-            return alone_ms
-        once_ms = self.prefill_ms.at(0.0)
-        prompts = self.step_tokens / new_tokens
-        if alone_ms > once_ms:
-            prompts = min(prompts, (step_ms - once_ms) / (alone_ms - once_ms))
+        new_tokens = shape.prompt_tokens - shape.cached_tokens
+        alone_ms = self.prefill(new_tokens, shape.cached_tokens)
+        once_ms = min(alone_ms, self.prefill_ms.at(0.0))
+        in_time = (step_ms - once_ms) / max(1e-9, alone_ms - once_ms)
+        prompts = min(in_time, self.step_tokens / max(1.0, new_tokens))
         return alone_ms - once_ms * (1 - 1 / max(1.0, prompts))
 
     def decode_step(self, batch: float, context_tokens: float) -> float:

@@ -101,10 +101,7 @@ def role_rate(
         return float("inf")
     queues = sum(1 for other in method.roles if other.stages - {Stage.DECODE})
     slack_ms = (slo.ttft_ms - curves.ttft(shape)) / (queues if shape.images else 1)
-    new_tokens = shape.prompt_tokens - shape.cached_tokens
-    prefill_ms = (
-        curves.prefill_share(new_tokens, shape.cached_tokens, slack_ms / 2) if prefills else 0.0
-    )
+    prefill_ms = curves.prefill_share(shape, slack_ms / 2) if prefills else 0.0
     most = curves.kv_tokens / shape.context_tokens if decodes else 0.0
 
     def meets_slo(rate: float) -> bool:
@@ -115,21 +112,15 @@ def role_rate(
             batch = tokens_per_ms * period_ms
             step_ms = curves.decode_step(max(1.0, batch), batch * shape.context_tokens)
             decoding = step_ms / period_ms
-            if decoding > 1:
-                return False
-        if not alone_ms:
-            return True
         free = 1 - decoding
-        if not free:
-            return False
+        if free <= 0 or not alone_ms:
+            return free >= 0 and not alone_ms
         busy = _beside(rate * encode_ms / 1e3, rate * prefill_ms / 1e3, decoding)
         waits_ms = slack_ms - alone_ms * (1 / free - 1)
-        return (busy - decoding) / free <= sustainable_utilisation(
-            alone_ms / free, waits_ms, slo.attainment, pods
-        )
+        limit = sustainable_utilisation(alone_ms / free, waits_ms, slo.attainment, pods)
+        return (busy - decoding) / free <= limit
 
-    least_ms = max(encode_ms, prefill_ms)
-    least_ms = least_ms or slo.tpot_ms / curves.decode_batch(shape, slo.tpot_ms)
+    least_ms = max(encode_ms, prefill_ms) or slo.tpot_ms / curves.decode_batch(shape, slo.tpot_ms)
     return _largest(meets_slo, 2e3 / least_ms)
 
 
@@ -139,10 +130,8 @@ def _beside(encoding: float, prefilling: float, decoding: float) -> float:
     Both compute while prefill runs, and slow each other; decode waits for memory.
     """
     language = prefilling + decoding
-    if not language:
-        return encoding
-    lost = _OVERLAP_COST * min(encoding, language) * prefilling / language
-    return max(encoding, language) + lost
+    shared = min(encoding, language) * prefilling / (language or 1.0)
+    return max(encoding, language) + _OVERLAP_COST * shared
 
 
 def sustainable_utilisation(

@@ -18,6 +18,7 @@ Of a large fleet, every n-th pod is looked at, each request at others.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
 from epd.policy.candidates import draw, groups, in_turn, of_hash
@@ -148,9 +149,7 @@ def place_generation(
         sample = fitting[turn % stride :: stride]
         if prefix_at:
             sample = [*sample, *(pod for pod in fitting if pod.name in prefix_at)]
-        best, rank = _best_of_groups(
-            sample, costs, images, turn // stride, avoid, _NOBODY, prefix_at
-        )
+        best, rank = _best_of_groups(sample, costs, images, turn // stride, avoid, (), prefix_at)
         if rank == 0 and not (images and not any(_ENCODE in pod.stages for pod in sample)):
             return best
     return _best_of_groups(fitting, costs, images, turn, avoid, embeddings_at, prefix_at)[0]
@@ -230,8 +229,7 @@ def _relief(
 def _overflow(encode: bool, prefill: bool, decode: bool) -> tuple[Stage, ...]:
     if not (encode or prefill or decode):
         return ()
-    flags = ((_ENCODE, encode), (_PREFILL, prefill), (_DECODE, decode))
-    return tuple(stage for stage, overflows in flags if overflows)
+    return tuple(compress(Stage, (encode, prefill, decode)))
 
 
 def place_whole(
