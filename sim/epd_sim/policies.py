@@ -196,12 +196,12 @@ def _halves(setup: Setup) -> dict[Role, int]:
 
 
 def objective_costs(slo: Slo) -> Costs:
-    """Return the constants of placement that is told the objective, as the gateway's is."""
+    """Return the constants of placement that is told the objective."""
     return Costs(ttft_ms=slo.ttft_ms, tpot_ms=slo.tpot_ms)
 
 
 def placer_for(slo: Slo, *, classes: bool = False) -> GatewayPlacer:
-    """Return placement as the gateway is shipped."""
+    """Return placement as the gateway does it with `slo.overflow`."""
     return GatewayPlacer(GatewaySettings(costs=objective_costs(slo), classes=classes))
 
 
@@ -218,7 +218,7 @@ POLICIES: Final = {
     for policy in (
         Policy(
             "elastic",
-            "ours: production placement and control as shipped, demand measured exactly",
+            "ours: production placement told the SLO, production control, exact demand",
             lambda setup, workload: (
                 first_split(setup, workload),
                 placer_for(setup.slo),
@@ -255,7 +255,7 @@ POLICIES: Final = {
         ),
         Policy(
             "no-overflow",
-            "ours, with every stage on pods of its role only",
+            "ours, with every stage on pods of its role, as gateways do without slo.overflow",
             lambda setup, workload: (
                 first_split(setup, workload),
                 GatewayPlacer(),
