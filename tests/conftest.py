@@ -13,6 +13,14 @@ TESTS = Path(__file__).parent
 # Generous: they end a test that hangs, and say nothing about speed. An engine starts in 20 s or 60.
 TIMEOUT_S = {"integration": 180, "e2e": 600}
 VLLM_TIMEOUT_S = 600
+# A whole node of Kubernetes keeps a core busy: what needs one shares one, and comes first.
+ON_A_NODE = (
+    "test_operator_on_a_node",
+    "test_operator_on_a_node_vllm",
+    "test_elastic_on_a_node",
+    "test_one_node",
+    "test_demo_kubernetes",
+)
 
 # A slow machine is no failure, and CI must see the same examples at every run.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -21,10 +29,16 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, limit them, skip what needs vLLM where it is not installed."""
+    """Mark tests by their folder, limit them, skip what needs vLLM where it is not installed.
+
+    Of tests that run side by side (`--dist loadgroup`), those of a file stay together.
+    """
+    items.sort(key=lambda item: item.path.stem not in ON_A_NODE)
     without_vllm = importlib.util.find_spec("vllm") is None
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
+        is_on_a_node = item.path.stem in ON_A_NODE
+        item.add_marker(pytest.mark.xdist_group("node" if is_on_a_node else item.path.stem))
         needs_vllm = item.get_closest_marker("vllm") is not None
         if folder in TIMEOUT_S:
             item.add_marker(folder)
