@@ -12,7 +12,8 @@ from epd.vocabulary import Stage
 from epd.wire.messages import Description, Load, StageLoad
 from epd.wire.service import CHANNEL_OPTIONS, WorkerClient
 
-ANSWER_TIMEOUT_S = 30
+# A pod that has just been started may be long in greeting whom it has let in.
+PATIENTLY: Any = {"timeout": 60, "wait_for_ready": True}
 """A small machine is busy with the very streams that are watched."""
 
 
@@ -24,7 +25,7 @@ class PodCounters:
 
     async def load(self, pod: str) -> Load:
         """Return the present load of one pod."""
-        watch: Any = self._clients[pod].watch_load(10, timeout=ANSWER_TIMEOUT_S)
+        watch: Any = self._clients[pod].watch_load(10, **PATIENTLY)
         load: Load = await watch.read()
         watch.cancel()
         return load
@@ -36,7 +37,7 @@ class PodCounters:
 
     async def descriptions(self) -> dict[str, Description]:
         """Return what each pod says it is."""
-        calls = [c.describe(None, timeout=ANSWER_TIMEOUT_S) for c in self._clients.values()]
+        calls = [c.describe(None, **PATIENTLY) for c in self._clients.values()]
         return dict(zip(self._clients, await asyncio.gather(*calls), strict=True))
 
     async def until(self, pod: str, holds: Callable[[Load], bool]) -> Load:
