@@ -331,11 +331,12 @@ class Pipeline:
         if failure.reason in _LOST_HANDOFF and context.images and not context.reencoded:
             context.reencoded = True
             context.release_embeddings()
-        elif answer.emitted:
-            context.replays += 1
         else:
-            context.failures += 1
-        if failure.reason not in _LOST_HANDOFF:
+            if answer.emitted:
+                context.replays += 1
+            else:
+                context.failures += 1
+            # Of a lost handoff, too: nothing tells whether the giver lost it, or this one.
             context.avoid.append(failure.worker)
         self._charge(context, failure)
 

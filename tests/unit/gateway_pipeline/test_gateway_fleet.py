@@ -283,6 +283,23 @@ async def test_an_embedding_that_cannot_be_taken_is_made_anew(make_cluster, pict
     assert await cluster.settled()
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("images", [0, 1])
+async def test_an_answer_leaves_the_only_decode_pod_when_it_loses_every_handoff(
+    make_cluster, picture, images, stream
+):
+    cluster = await make_cluster(e=E, p=P, d=D)
+    cluster.workers["d"].faults = [Fault(Phase.DECODE, FailureKind.HANDOFF_LOST) for _ in range(9)]
+    pictures = [picture(number) for number in range(images)]
+    if stream:
+        seen = await cluster.stream(images=pictures)
+        assert (seen.text, seen.done) == (text_of(5), True)
+    else:
+        answer = await cluster.chat(images=pictures)
+        assert answer.json()["choices"][0]["message"]["content"] == text_of(5)
+    assert await cluster.settled()
+
+
 # --- load -----------------------------------------------------------------------------------------
 
 
