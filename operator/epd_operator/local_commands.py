@@ -103,7 +103,7 @@ def worker_launch(
             command += ["--cost-curves", curves]
         return Launch(tuple(command))
     command += ["--engine", "vllm", "--model", spec.model.source]
-    command += ["--side-channel-host", WORKER_HOST]
+    command += ["--transport", spec.transport.type, "--side-channel-host", WORKER_HOST]
     command += ["--kv-side-channel-port", str(ports.kv), "--ec-side-channel-port", str(ports.ec)]
     engine_args = [*spec.engine.args]
     if spec.model.revision:

@@ -160,7 +160,8 @@ def _arguments(wanted: Wanted, model: str) -> list[str]:
         return [*arguments, "--engine=simulated", *curve_file]
     revision = [f"--revision={spec.model.revision}"] if spec.model.revision else []
     engine_args = [_literal(argument) for argument in (*spec.engine.args, *revision)]
-    return [*arguments, "--engine=vllm", f"--model={_literal(model)}", "--", *engine_args]
+    arguments += ["--engine=vllm", f"--transport={spec.transport.type}"]
+    return [*arguments, f"--model={_literal(model)}", "--", *engine_args]
 
 
 def _port(name: PortName) -> int:

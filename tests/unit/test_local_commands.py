@@ -78,6 +78,7 @@ def test_engine_arguments_come_after_a_lone_dash_dash() -> None:
     command = worker_launch(demo, "demo-0", PORTS).command
     own, engine = command[: command.index("--")], command[command.index("--") + 1 :]
     assert flags(own)["--model"] == "some/model"
+    assert flags(own)["--transport"] == "Auto"
     assert flags(own)["--kv-side-channel-port"] == "20002"
     assert flags(own)["--ec-side-channel-port"] == "20018"
     assert engine == ("--max-model-len=2048", "--revision", "v1")

@@ -50,6 +50,12 @@ def of_kind(cluster: Wanted, kind: Kind) -> Manifest:
     return found
 
 
+def test_the_transport_of_the_manifest_reaches_a_worker_of_a_real_engine() -> None:
+    words = container(pod(vllm(transport={"type": "TCP"})))["args"]
+    assert parse_arguments(words).engine.transport == "TCP"
+    assert parse_arguments(container(pod(vllm()))["args"]).engine.transport == "Auto"
+
+
 @pytest.mark.parametrize("cluster", [wanted(), vllm()], ids=["simulated", "vllm"])
 def test_a_workers_command_line_is_one_that_the_worker_takes(cluster: Wanted) -> None:
     words = container(pod(cluster))["args"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from epd.logs import LogFormat
 from epd.vocabulary import DEFAULT_PORTS, Env, PortName
 from epd_worker.engine.settings import EngineSettings
+from epd_worker.engine.transports import AUTO, TRANSPORTS, UCX_TLS
 from epd_worker.tls import TlsFiles
 
 ENGINES = ("vllm", "simulated")
@@ -70,6 +71,7 @@ def parse_arguments(argv: Sequence[str]) -> WorkerSettings:
         side_channel_host=side_channel_host,
         kv_side_channel_port=options.kv_side_channel_port,
         ec_side_channel_port=options.ec_side_channel_port,
+        transport=options.transport,
         kv_lease_s=options.kv_lease_s,
         ec_lease_s=options.ec_lease_s,
         engine_args=engine_args,
@@ -144,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--side-channel-host", help="where other workers fetch EC and KV (default: --listen's)")
     add("--kv-side-channel-port", type=_port, default=0, help="0: any free port")
     add("--ec-side-channel-port", type=_port, default=0, help="0: any free port")
+    add(
+        "--transport",
+        choices=TRANSPORTS,
+        default=AUTO,
+        help=f"what handoffs travel over (default: what UCX finds best); {UCX_TLS} wins over it",
+    )
     add("--kv-lease-s", type=_positive_s, default=30.0, help="default: %(default)s")
     add("--ec-lease-s", type=_positive_s, default=60.0, help="default: %(default)s")
     add("--tls-cert", type=Path, metavar="FILE", help="mutual TLS, with the next two")

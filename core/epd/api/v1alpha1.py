@@ -171,7 +171,8 @@ class TransportSpec(ApiModel):
     """What carries embeddings and KV cache between pods."""
 
     type: TransportType = TransportType.AUTO
-    """`Auto` takes RDMA where there is a device, else shared memory or TCP."""
+    """`Auto` takes RDMA where there is a device, else shared memory or TCP; the others take nothing
+    else. `RDMA` without a device is an error of the worker's; pods share no memory."""
 
     rdma_resource_name: str | None = Field(default=None, max_length=317, pattern=RESOURCE_NAME)
     """Extended resource each pod asks for, such as `rdma/hca`."""

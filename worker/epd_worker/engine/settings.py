@@ -22,6 +22,8 @@ class EngineSettings:
     """The address at which other workers fetch EC and KV from this one."""
     kv_side_channel_port: int = 0
     ec_side_channel_port: int = 0
+    transport: str = "Auto"
+    """What handoffs travel over, one of `transports.TRANSPORTS`."""
     kv_lease_s: float = 30.0
     """How long a KV cache waits for whoever takes it."""
     ec_lease_s: float = 60.0

@@ -22,6 +22,7 @@ from epd.vocabulary import Env
 from epd.wire.messages import Api, FailureKind
 from epd_worker.engine import EngineDescription, EngineError
 from epd_worker.engine.settings import EngineSettings, SettingsError
+from epd_worker.engine.transports import UCX_TLS, ucx_tls
 
 _CPU_ENVIRONMENT = {
     # One thread per pod: pods share a machine's cores, and spinning pools starve one another.
@@ -29,7 +30,7 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # Keep the executor inside the engine core: the multi-process one spins on its queues.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "UCX_TLS": "tcp,sm,self",
+    UCX_TLS: "tcp,sm,self",
 }
 VLLM_SERIES = "0.32"
 """What `vllm_*` knows the inside of; the pin of pyproject.toml."""
@@ -181,6 +182,8 @@ def _prepare_environment(settings: EngineSettings) -> None:
         os.environ.setdefault("OTEL_RESOURCE_ATTRIBUTES", f"service.instance.id={settings.name}")
     os.environ.update(environment)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if chosen := ucx_tls(settings.transport, cuda=not _is_cpu_build()):
+        os.environ.setdefault(UCX_TLS, chosen)
     if _is_cpu_build():
         for name, value in _CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
