@@ -15,7 +15,7 @@ PARTS := base $(if $(LIGHT),,$(ENGINE))
 PYTEST := .venv/bin/pytest
 # Tests that compute share all cores. Files that mostly wait for other programs run two at a time.
 ALL_CORES := -n auto
-TWO_FILES := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 # In CI a test of real processes that failed runs once more, and the end of the log names it.
 ONCE_MORE := $(if $(CI),--reruns 1 -rR)
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)

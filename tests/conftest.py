@@ -3,9 +3,11 @@
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["kube_bed"]
 
@@ -29,16 +31,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, limit them, skip what needs vLLM where it is not installed.
-
-    Of tests that run side by side (`--dist loadgroup`), those of a file stay together.
-    """
+    """Mark tests by their folder, limit them, skip what needs vLLM where it is not installed."""
     items.sort(key=lambda item: item.path.stem not in ON_A_NODE)
     without_vllm = importlib.util.find_spec("vllm") is None
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
-        is_on_a_node = item.path.stem in ON_A_NODE
-        item.add_marker(pytest.mark.xdist_group("node" if is_on_a_node else item.path.stem))
         needs_vllm = item.get_closest_marker("vllm") is not None
         if folder in TIMEOUT_S:
             item.add_marker(folder)
@@ -51,3 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("timeout") is None and (needs_vllm or folder in TIMEOUT_S):
             limit_s = max(VLLM_TIMEOUT_S * needs_vllm, TIMEOUT_S.get(folder, 0))
             item.add_marker(pytest.mark.timeout(limit_s))
+
+
+class FilesInTurn(LoadFileScheduling):
+    """Tests of a file stay together, and so do all files that need a node."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "node" if Path(file).stem in ON_A_NODE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Say how tests are dealt out where files run side by side."""
+    return FilesInTurn(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -101,8 +101,8 @@ ELASTICITY: Final = Board(
                     Unit.SECONDS,
                     (
                         Query(
-                            f"time() - max by (epd_dev_cluster) "
-                            f"({t.CONTROL_DECIDED.name}{{{b.OF_CLUSTER}}})",
+                            f"clamp_min(time() - max by (epd_dev_cluster) "
+                            f"({t.CONTROL_DECIDED.name}{{{b.OF_CLUSTER}}}), 0)",
                             "{{epd_dev_cluster}}",
                         ),
                     ),

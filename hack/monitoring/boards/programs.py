@@ -36,7 +36,8 @@ PROGRAMS: Final = Board(
                     "Since all work was on time",
                     "Passes, surveys, control loops and the Lease; a probe ends it at 120 s.",
                     Unit.SECONDS,
-                    (Query(f"time() - min({t.LAST_TURN.name})", "ago"),),
+                    # What ends while it is scraped may be a moment ahead of the question's time.
+                    (Query(f"clamp_min(time() - min({t.LAST_TURN.name}), 0)", "ago"),),
                     Kind.NUMBER,
                     6,
                     bad_from=120,
