@@ -30,7 +30,7 @@ from kube.binaries import ROOT, UnavailableError
 from kube.node import Node
 
 from epd.api import EngineType, EPDCluster, load_cluster
-from epd.vocabulary import ROLE_LABEL, Role, Stage
+from epd.vocabulary import GATEWAY_ADMIN_PORT, ROLE_LABEL, Role, Stage
 from epd_cli import demo_model
 from epd_cli.demo_flips import PROBE_BURSTS
 from epd_cli.demo_rotation import rotation
@@ -147,6 +147,7 @@ class Demo:
         self._cluster.install()
         _step(4, f"kubectl apply -f {self._cluster.name}.yaml, until it is Ready")
         await self._cluster.apply()
+        print(self._how_to_watch(), flush=True)
         client = Client(self._cluster.base_url, self._model, self._cluster.key)
         try:
             _step(5, "Chats through the gateway's Service, by the openai client")
@@ -166,15 +167,22 @@ class Demo:
         _step(9, "Everything that was made is removed; the kind EPDCluster stays")
         self._cluster.remove()
 
-    def how_to_use(self) -> str:
-        """Say how to look at it from another terminal."""
+    def _how_to_watch(self) -> str:
+        """Say how to see flips happen, in a terminal and in a browser."""
+        name, admin = self._cluster.name, GATEWAY_ADMIN_PORT
         kubeconfig = shlex.quote(self._reach.kubeconfig)
-        kubectl = program("kubectl")
+        programs = shlex.quote(f"{ROOT / '.venv' / 'bin'}:{program('kubectl').parent}")
+        return f"""  Watch it from another terminal, and at http://127.0.0.1:{admin}/live:
+    export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
+    kubectl epd top {name} -n {NAMESPACE}
+    kubectl port-forward deploy/{name}-gateway {admin} -n {NAMESPACE}"""
+
+    def how_to_use(self) -> str:
+        """Say what else one may do from that terminal."""
         return f"""
-It stays up until Ctrl-C. From another terminal:
-  export KUBECONFIG={kubeconfig}
-  {kubectl} -n {NAMESPACE} get epd,pods -L {ROLE_LABEL}
-  {kubectl} -n {NAMESPACE} label pod {self._cluster.name}-0 --overwrite {ROLE_LABEL}=prefill
+It stays up until Ctrl-C. From the other terminal, besides:
+  kubectl -n {NAMESPACE} get epd,pods -L {ROLE_LABEL}
+  kubectl -n {NAMESPACE} label pod {self._cluster.name}-0 --overwrite {ROLE_LABEL}=prefill
   curl {self._cluster.base_url}/models -H 'Authorization: Bearer {self._cluster.key}'
 """
 

@@ -34,6 +34,7 @@ def test_the_demo_runs_on_a_node_of_this_machine(one_node: Node) -> None:
     end = END.search(done.stdout)
     assert end, done.stdout
     assert int(end[1]) >= 8
+    assert "kubectl epd top simulated -n demo\n" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "1 image, streamed" in line)
     cells = re.split(r"\s{2,}", row.strip())
     assert cells[1:4] == ["simulated-0", "simulated-1", "simulated-2"]
