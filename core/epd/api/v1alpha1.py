@@ -171,8 +171,9 @@ class TransportSpec(ApiModel):
     """What carries embeddings and KV cache between pods."""
 
     type: TransportType = TransportType.AUTO
-    """`Auto` takes RDMA where there is a device, else shared memory or TCP; the others take nothing
-    else. `RDMA` without a device is an error of the worker's; pods share no memory."""
+    """`Auto` takes RDMA where there is a device, else shared memory or TCP. `RDMA` and `TCP` take
+    nothing else; `RDMA` without a device is an error of the worker's. `SharedMemory`, which pods do
+    not have, is set up over TCP."""
 
     rdma_resource_name: str | None = Field(default=None, max_length=317, pattern=RESOURCE_NAME)
     """Extended resource each pod asks for, such as `rdma/hca`."""

@@ -15,7 +15,8 @@ DEVICES: Final = Path("/dev/infiniband")
 _OF_HOSTS: Final = {
     "RDMA": "ib,self",
     "TCP": "tcp,self",
-    "SharedMemory": "sm,self",
+    # NIXL asks for a transport that tells of a peer's end, which shared memory does not.
+    "SharedMemory": "sm,tcp,self",
 }
 # What reads and writes a GPU's memory at either end; without it UCX takes no such buffer at all.
 _OF_GPUS: Final = {
@@ -37,8 +38,8 @@ def ucx_tls(transport: str, *, cuda: bool, devices: Path = DEVICES) -> str:
         devices: The folder of RDMA devices.
 
     Raises:
-        SettingsError: There is no RDMA device, and nothing else is to be used. UCX would only warn,
-            and every handoff fail.
+        SettingsError: There is no RDMA device, and nothing else is to be used. NIXL would say no
+            more than `NIXL_ERR_BACKEND`.
 
     Source: UCX's documentation of `UCX_TLS`; `ib` stands for every transport of RDMA devices,
     `cuda` for all that copies a GPU's memory, `self` for a process's handoffs to itself.
