@@ -1,11 +1,17 @@
-"""The real NIXL starts, and moves bytes to itself, over every transport that needs no device."""
+"""The real NIXL starts, and moves bytes to itself, over every transport that needs no device.
+
+Where it does not start, neither does the worker, and that leaves nothing.
+"""
 
 import os
 import subprocess
 import sys
 
 import pytest
+import shared_memory
+from reference_answers import tiny_model
 
+from epd_worker.engine.tiny_models import TinyKind
 from epd_worker.engine.transports import DEVICES, TRANSPORTS, UCX_TLS, ucx_tls
 
 pytestmark = pytest.mark.vllm
@@ -34,3 +40,26 @@ def test_nixl_does_not_start_over_devices_that_are_not_there() -> None:
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
     )
     assert "NIXL_ERR_BACKEND" in done.stderr
+
+
+@pytest.mark.skipif(any(DEVICES.glob("uverbs*")), reason="there are RDMA devices here")
+def test_a_worker_whose_engine_fails_as_it_starts_leaves_no_shared_memory() -> None:
+    before = abandoned_arenas()
+    model = str(tiny_model(TinyKind.QWEN3_VL))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "epd_worker", "--listen=127.0.0.1:0", f"--model={model}"),
+            *("--", "--max-model-len=512", "--dtype=float32", "--enforce-eager"),
+            "--kv-cache-memory-bytes=16777216",
+        ],
+        env={**os.environ, UCX_TLS: "ib,self"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "epd-worker: error: vLLM did not start" in done.stderr
+    assert abandoned_arenas() <= before
+
+
+def abandoned_arenas() -> set[str]:
+    return {name for name in shared_memory.orphans() if name.startswith("vllm_ec_")}

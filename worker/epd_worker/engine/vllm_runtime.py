@@ -36,6 +36,7 @@ VLLM_SERIES = "0.32"
 """What `vllm_*` knows the inside of; the pin of pyproject.toml."""
 
 _SHUTDOWN_S = 1
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where vLLM makes the files
 _EC_ARENA_BYTES = 64 << 20
 
 
@@ -259,12 +260,25 @@ def _kv_lease_s(settings: EngineSettings) -> int:
 
 
 def _load_engine(engine_args: Any, received: "ReceivedKv") -> Any:
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from epd_worker.engine import vllm_call
 
     vllm_call.patch_request_states()
-    engine = AsyncLLM.from_engine_args(engine_args, stat_loggers=[lambda *_: received])
+    config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    try:
+        engine = AsyncLLM.from_vllm_config(
+            config,
+            stat_loggers=[lambda *_: received],
+            enable_log_requests=engine_args.enable_log_requests,
+            disable_log_stats=engine_args.disable_log_stats,
+        )
+    except BaseException:
+        # An engine core that fails as it starts leaves its arena's file; see `disown_arena`.
+        for arena in _SHARED_MEMORY.glob(f"vllm_ec_{config.instance_id}_*.mmap"):
+            arena.unlink(missing_ok=True)
+        raise
     if engine_args.otlp_traces_endpoint:
         _let_go_of_spans()
     return engine
