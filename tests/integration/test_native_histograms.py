@@ -11,7 +11,6 @@ from monitoring.live.prometheus import (
     PrometheusServer,
     Target,
     makes_native_histograms,
-    prometheus,
 )
 from monitoring.live.watched import until
 from programs_of_prometheus import needs_prometheus
@@ -62,7 +61,7 @@ def server(
     thread.start()
     folder = tmp_path_factory.mktemp("native") / "prometheus"
     try:
-        with prometheus(folder, native_histograms=True) as server:
+        with PrometheusServer(folder, native_histograms=True) as server:
             server.set_targets([Target(f"127.0.0.1:{http.server_port}", {})])
             until(lambda: server.ask("query", query="up == 1")["result"])
             yield server

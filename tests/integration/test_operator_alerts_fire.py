@@ -18,7 +18,7 @@ from alert_pager import Pager, pager
 from faulty_api_server import Fault, FaultyApiServer, faulty_api_server
 from gen_monitoring import rules_text
 from kube.control_plane import ControlPlane
-from monitoring.live.prometheus import PrometheusServer, Target, prometheus
+from monitoring.live.prometheus import PrometheusServer, Target
 from operator_process import operator_process
 from programs_of_prometheus import needs_prometheus
 from running_operator import Clusters, until
@@ -76,7 +76,9 @@ async def watched(
     async with AsyncExitStack() as stack:
         way = await stack.enter_async_context(faulty_api_server(clusters.api))
         noted = stack.enter_context(pager(tmp_path / "alertmanager"))
-        server = stack.enter_context(prometheus(tmp_path / "prometheus", [rules], [noted.address]))
+        server = stack.enter_context(
+            PrometheusServer(tmp_path / "prometheus", [rules], [noted.address])
+        )
         server.set_targets([Target(f"{HOST}:{port}", {"namespace": "operators"})])
         config = way.kubeconfig(clusters.api.kubeconfig, tmp_path / "kubeconfig")
         yield Watched(clusters, way, config, server, noted, port)

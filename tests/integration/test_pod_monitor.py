@@ -8,7 +8,7 @@ import pytest
 from charts import OPERATOR, manifests
 from kube.binaries import UnavailableError, find
 from kube.control_plane import ControlPlane
-from monitoring.live.prometheus import PrometheusServer, prometheus
+from monitoring.live.prometheus import PrometheusServer
 from operator_world import IMAGES, manifest
 from pod_cluster import PodCluster, pod_cluster
 from pod_monitor import scrape_jobs
@@ -74,7 +74,7 @@ async def test_a_gateway_with_a_certificate_is_found_and_scraped_as_the_monitor_
     cluster.set_ready("gateway", True)
     jobs = scrape_jobs(monitor_of_clusters(), namespace, control_plane.api.kubeconfig)
     labels = f'namespace="{namespace}", epd_dev_cluster="demo", pod="gateway"'
-    with prometheus(tmp_path / "prometheus", jobs=jobs) as server:
+    with PrometheusServer(tmp_path / "prometheus", jobs=jobs) as server:
         # By these labels the control loop and the boards know a cluster.
         query = f'epd_slo_limit_seconds{{{labels}, objective="ttft"}}'
         await until(lambda: found(server, query), lambda: str(found(server, "up")))

@@ -26,6 +26,6 @@ def prometheus(folder: Path, jobs: Mapping[str, Sequence[str]]) -> Iterator[Prom
         live.program("prometheus")
     except UnavailableError as error:
         pytest.skip(str(error))
-    with live.prometheus(folder) as server:
+    with live.PrometheusServer(folder) as server:
         server.set_targets(targets(jobs))
         yield server

@@ -19,7 +19,7 @@ from alert_pager import Pager, pager
 from gen_monitoring import rules_text
 from monitoring.boards import BOARDS
 from monitoring.live.answers import filled
-from monitoring.live.prometheus import PrometheusServer, Target, prometheus
+from monitoring.live.prometheus import PrometheusServer, Target
 from monitoring.live.watched import until as until_sync
 from running_cluster import Cluster
 
@@ -176,7 +176,7 @@ def watched_up(folder: Path) -> Iterator[WatchedUp]:
     cluster = Cluster(manifest(curves), folder)
     with (
         pager(folder / "alertmanager") as noted,
-        prometheus(
+        PrometheusServer(
             folder / "prometheus", [rules], [noted.address], [cluster.state.targets_file]
         ) as server,
     ):

@@ -5,11 +5,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 import yaml
@@ -55,7 +54,7 @@ def makes_native_histograms() -> bool:
 
 
 class PrometheusServer:
-    """One server; `url` is its address."""
+    """One server; `url` is its address. As a context manager it is ready inside, and gone after."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class PrometheusServer:
         native_histograms: bool = False,
         jobs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Start a server in an empty folder.
+        """Start a server in an empty folder, which is made if it is not there.
 
         Args:
             folder: For its files.
@@ -78,6 +77,7 @@ class PrometheusServer:
                 PodMonitor asks for; Prometheus 3 and later.
             jobs: Further scrape configurations.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -115,6 +115,19 @@ class PrometheusServer:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
+
+    def __enter__(self) -> Self:
+        """Wait until it is ready; end it if it does not get so."""
+        try:
+            self.until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.stop()
 
     def set_targets(self, targets: Sequence[Target]) -> None:
         """Scrape these from now on."""
@@ -161,25 +174,3 @@ class PrometheusServer:
         self.process.kill()
         self.process.wait()
         self._log.close()
-
-
-@contextmanager
-def prometheus(
-    folder: Path,
-    rules: Sequence[Path] = (),
-    alertmanagers: Sequence[str] = (),
-    target_files: Sequence[Path] = (),
-    *,
-    native_histograms: bool = False,
-    jobs: Sequence[Mapping[str, Any]] = (),
-) -> Iterator[PrometheusServer]:
-    """Run a server for as long as the block lasts; see `PrometheusServer`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    server = PrometheusServer(
-        folder, rules, alertmanagers, target_files, native_histograms=native_histograms, jobs=jobs
-    )
-    try:
-        server.until_ready()
-        yield server
-    finally:
-        server.stop()

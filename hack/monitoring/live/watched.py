@@ -15,7 +15,7 @@ import yaml
 from gen_monitoring import RULES
 
 from epd_operator.local_roster import RosterFile
-from monitoring.live.prometheus import PrometheusServer, Target, prometheus
+from monitoring.live.prometheus import PrometheusServer, Target
 
 PROGRAM: Final = Path(__file__).with_name("cluster.py")
 PATIENCE_S: Final = 120.0
@@ -73,7 +73,7 @@ def watched_cluster(
     curves.write_text(curves_text)
     file.write_text(yaml.safe_dump(manifest(curves, **spec)))
     with (
-        prometheus(folder / "prometheus", [rules]) as server,
+        PrometheusServer(folder / "prometheus", [rules]) as server,
         _running(folder, file) as addresses,
     ):
         labels = {"namespace": "local", "epd_dev_cluster": NAME}
