@@ -1,6 +1,7 @@
 """Write the parts of docs/ that are made from code, or with `--check` compare them.
 
-The field tables of docs/api.md come from the models, docs/cli.md from the parsers of both commands.
+The field tables of docs/api.md come from the models, docs/cli.md from the parsers of both commands,
+the codes of docs/errors.md from the gateway's table of kinds.
 """
 
 import argparse
@@ -15,9 +16,13 @@ os.environ["COLUMNS"] = "100"
 from epd.api.docs import with_field_tables
 from epd_cli import __main__ as epd
 from epd_cli import kubectl_epd
+from epd_gateway.errors import ENGINE_CODES, KINDS, ClientGone
 
 ROOT = Path(__file__).resolve().parent.parent
 API, COMMANDS = ROOT / "docs" / "api.md", ROOT / "docs" / "cli.md"
+ERRORS = ROOT / "docs" / "errors.md"
+CODES_BEGIN = "<!-- codes: begin (made by hack/gen_docs.py, not by hand) -->"
+CODES_END = "<!-- codes: end -->"
 HEAD = """\
 # Commands
 
@@ -38,6 +43,37 @@ def commands_text() -> str:
     return "\n".join([*lines, "Made by `make gen`, not by hand.", ""])
 
 
+def with_codes(page: str) -> str:
+    """Return the page of errors with today's codes between its two marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, begin, rest = page.partition(CODES_BEGIN)
+    _, end, after = rest.partition(CODES_END)
+    if not begin or not end:
+        raise ValueError(f"{ERRORS.name} lacks its marks {CODES_BEGIN!r} and {CODES_END!r}")
+    return f"{before}{CODES_BEGIN}\n\n{codes_table()}\n{CODES_END}{after}"
+
+
+def codes_table() -> str:
+    """Return what a client can be answered, by status and code."""
+    rows = [
+        (kind.status, kind.code or "", kind.type, kind.retry_after_s, cause.__doc__ or "")
+        for cause, kind in KINDS.items()
+        if cause is not ClientGone
+    ]
+    rows += [
+        (400, code, "invalid_request_error", None, when) for code, when in ENGINE_CODES.items()
+    ]
+    lines = ["| code | status | type | `retry-after` | when |", "|---|---|---|---|---|"]
+    for status, code, kind, retry_after_s, when in sorted(rows, key=lambda row: row[:2]):
+        shown = f"`{code}`" if code else "null"
+        seconds = f"{retry_after_s} s" if retry_after_s else ""
+        lines.append(f"| {shown} | {status} | `{kind}` | {seconds} | {when} |")
+    return "\n".join([*lines, ""])
+
+
 def _help_of(parser: argparse.ArgumentParser) -> list[str]:
     return ["```text", parser.format_help().strip(), "```", ""]
 
@@ -50,7 +86,11 @@ def _subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentP
 
 def files() -> dict[Path, str]:
     """Return every generated file with what it must hold."""
-    return {API: with_field_tables(API.read_text(encoding="utf-8")), COMMANDS: commands_text()}
+    return {
+        API: with_field_tables(API.read_text(encoding="utf-8")),
+        COMMANDS: commands_text(),
+        ERRORS: with_codes(ERRORS.read_text(encoding="utf-8")),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -20,8 +20,8 @@ from epd_gateway.answer import StreamedAnswer, WholeAnswer
 from epd_gateway.context import RequestContext
 from epd_gateway.errors import (
     GatewayError,
+    ImagesNotSupported,
     InvalidImage,
-    InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     NoReadyPod,
@@ -229,10 +229,8 @@ class App:
         if most is None or len(images) <= most:
             return
         if most == 0:
-            raise InvalidRequest(
-                f"the model {envelope.model!r} takes no images",
-                param=images[0].param,
-                code="images_not_supported",
+            raise ImagesNotSupported(
+                f"the model {envelope.model!r} takes no images", param=images[0].param
             )
         raise InvalidImage(
             f"{len(images)} images; the model takes at most {most} in a request",

@@ -3,39 +3,11 @@
 Each class is one kind of failure; `KINDS` at the end is the only table from kinds to HTTP statuses,
 OpenAI error types and codes. OpenAI answers 400 where others answer 422; so do we.
 
-- GatewayError: a failure with a status, and a body in the shape of OpenAI's errors.
-
-  - RequestError: the client can mend it.
-
-    - InvalidRequest: a field is missing, unknown, of the wrong type or out of its range.
-    - PromptTooLong: prompt and answer do not fit the model's context.
-    - InvalidImage: an image is malformed, truncated, too large, or not of the type it claims.
-    - ImageNotFetched: an image URL could not be read.
-    - ImageUrlRefused: policy forbids fetching that image URL.
-    - MalformedHttp: the bytes are not HTTP/1.1.
-    - NotAuthenticated: no API key, or a wrong one.
-    - NotPermitted: the key may not do this.
-    - RouteNotFound: no such path.
-    - ModelNotFound: no such model.
-    - MethodNotAllowed: the path exists, but not with this method.
-    - RequestTimeout: the request did not arrive in time.
-    - BodyTooLarge: the body is over the limit.
-    - UnsupportedContentType: the body is not JSON.
-    - RateLimited: this client asks for more than its share.
-    - HeadersTooLarge: the request line and headers are over the limit.
-
-  - ClientGone: nobody is left to answer; logged and counted, never sent.
-  - ServiceError: the client can only try again.
-
-    - InternalError: a defect of ours.
-    - UpstreamFailed: a worker failed, and another attempt did too.
-    - Overloaded: a limit of the gateway is reached.
-    - NoReadyPod: no pod can take a stage now.
-    - ShuttingDown: this gateway process is about to end.
-    - DeadlineExceeded: a stage did not finish before its deadline.
+A `RequestError` the client can mend, a `ServiceError` it can only try again. The table of codes in
+docs/errors.md is made from here: what a class's docstring says is what a user reads.
 
 A worker's own refusal (its engine validates what the gateway does not) is made a `GatewayError`
-of an explicit `kind` by `refusal_of_worker`. docs/errors.md shows what is sent for what.
+of an explicit `kind` by `refusal_of_worker`. docs/errors.md also shows what is sent for what.
 """
 
 from collections.abc import Mapping
@@ -81,7 +53,6 @@ class GatewayError(Exception):
         message: str,
         *,
         param: str | None = None,
-        code: str | None = None,
         retry_after_s: int | None = None,
         kind: ErrorKind | None = None,
     ) -> None:
@@ -89,7 +60,7 @@ class GatewayError(Exception):
         row = kind or KINDS[type(self)]
         self.status = row.status
         self.type = row.type
-        self.code = code or row.code
+        self.code = row.code
         self.param = param
         self.message = message
         self.retry_after_s = row.retry_after_s if retry_after_s is None else retry_after_s
@@ -113,15 +84,23 @@ class RequestError(GatewayError):
 
 
 class InvalidRequest(RequestError):
-    """A field is missing, unknown, of the wrong type or out of its range."""
+    """A field is missing, of the wrong type or out of its range."""
 
 
-class PromptTooLong(RequestError):
-    """Prompt and answer do not fit the model's context."""
+class UnsupportedParameter(RequestError):
+    """A field that nothing here can follow."""
+
+
+class UnsupportedValue(RequestError):
+    """A value of a known field that nothing here can follow."""
 
 
 class InvalidImage(RequestError):
-    """An image is malformed, truncated, too large, or not of the type it claims."""
+    """An image is malformed, truncated, too large, not of the type it claims, or one too many."""
+
+
+class ImagesNotSupported(RequestError):
+    """The model takes no images."""
 
 
 class ImageNotFetched(RequestError):
@@ -138,10 +117,6 @@ class MalformedHttp(RequestError):
 
 class NotAuthenticated(RequestError):
     """No API key, or a wrong one."""
-
-
-class NotPermitted(RequestError):
-    """The key may not do this."""
 
 
 class RouteNotFound(RequestError):
@@ -165,7 +140,7 @@ class BodyTooLarge(RequestError):
 
 
 class UnsupportedContentType(RequestError):
-    """The body is not JSON."""
+    """The body is not declared as JSON."""
 
 
 class RateLimited(RequestError):
@@ -185,7 +160,7 @@ class ServiceError(GatewayError):
 
 
 class InternalError(ServiceError):
-    """A defect of ours."""
+    """A defect of the gateway."""
 
 
 class UpstreamFailed(ServiceError):
@@ -193,7 +168,7 @@ class UpstreamFailed(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """A limit of the gateway is reached."""
+    """A limit of the gateway, or of every worker, is reached."""
 
 
 class NoReadyPod(ServiceError):
@@ -201,7 +176,7 @@ class NoReadyPod(ServiceError):
 
 
 class ShuttingDown(ServiceError):
-    """This gateway process is about to end."""
+    """This gateway is about to end."""
 
 
 class DeadlineExceeded(ServiceError):
@@ -213,13 +188,14 @@ _SERVER: Final = "server_error"
 
 KINDS: Final[Mapping[type[GatewayError], ErrorKind]] = {
     InvalidRequest: ErrorKind(400, _INVALID),
-    PromptTooLong: ErrorKind(400, _INVALID, "context_length_exceeded"),
+    UnsupportedParameter: ErrorKind(400, _INVALID, "unsupported_parameter"),
+    UnsupportedValue: ErrorKind(400, _INVALID, "unsupported_value"),
     InvalidImage: ErrorKind(400, _INVALID, "invalid_image"),
+    ImagesNotSupported: ErrorKind(400, _INVALID, "images_not_supported"),
     ImageNotFetched: ErrorKind(400, _INVALID, "image_not_fetched"),
     ImageUrlRefused: ErrorKind(400, _INVALID, "image_url_refused"),
     MalformedHttp: ErrorKind(400, _INVALID, "malformed_http"),
     NotAuthenticated: ErrorKind(401, _INVALID, "invalid_api_key"),
-    NotPermitted: ErrorKind(403, _INVALID, "not_permitted"),
     RouteNotFound: ErrorKind(404, _INVALID, "unknown_url"),
     ModelNotFound: ErrorKind(404, _INVALID, "model_not_found"),
     MethodNotAllowed: ErrorKind(405, _INVALID, "method_not_allowed"),
@@ -237,6 +213,11 @@ KINDS: Final[Mapping[type[GatewayError], ErrorKind]] = {
     DeadlineExceeded: ErrorKind(504, _SERVER, "deadline_exceeded"),
 }
 
+ENGINE_CODES: Final[Mapping[str, str]] = {
+    "context_length_exceeded": "The prompt does not fit the model's context.",
+}
+"""Codes that only an engine gives, and when; like all that it refuses they come with a 400."""
+
 
 def refusal_of_worker(status: int, body: bytes, param: str | None = None) -> GatewayError:
     """Return what the client is told where a worker refused its request.
@@ -251,11 +232,14 @@ def refusal_of_worker(status: int, body: bytes, param: str | None = None) -> Gat
     """
     told = _told_by(body)
     code, message, named = told.get("code"), told.get("message"), told.get("param")
-    kind = ErrorKind(status if 400 <= status < 499 and status != 422 else 400, _INVALID)
+    kind = ErrorKind(
+        status if 400 <= status < 499 and status != 422 else 400,
+        _INVALID,
+        code if isinstance(code, str) else None,
+    )
     return GatewayError(
         message if isinstance(message, str) and message else "the engine refused the request",
         param=named if isinstance(named, str) else param,
-        code=code if isinstance(code, str) else None,
         kind=kind,
     )
 

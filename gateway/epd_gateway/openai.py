@@ -13,7 +13,12 @@ from typing import Any, Final
 import orjson
 
 from epd.wire.messages import IMAGE_REFERENCE_PREFIX, Api
-from epd_gateway.errors import InvalidRequest, UnsupportedContentType
+from epd_gateway.errors import (
+    InvalidRequest,
+    UnsupportedContentType,
+    UnsupportedParameter,
+    UnsupportedValue,
+)
 from epd_gateway.media import ImageReference
 
 CHAT_PATH: Final = "/v1/chat/completions"
@@ -133,17 +138,9 @@ def _rewritten(fields: dict[str, Any]) -> bytes:
 def _refuse_unsupported(fields: dict[str, Any]) -> None:
     for name in _UNSUPPORTED.keys() & fields.keys():
         if fields[name] is not None:
-            raise InvalidRequest(
-                f"{name} is not supported: {_UNSUPPORTED[name]}",
-                param=name,
-                code="unsupported_parameter",
-            )
+            raise UnsupportedParameter(f"{name} is not supported: {_UNSUPPORTED[name]}", param=name)
     if fields.get("modalities") not in (None, ["text"]):
-        raise InvalidRequest(
-            'modalities must be ["text"]: answers are text',
-            param="modalities",
-            code="unsupported_value",
-        )
+        raise UnsupportedValue('modalities must be ["text"]: answers are text', param="modalities")
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:

@@ -23,10 +23,7 @@ from bad_input_cases import (
     VLLM_CASES,
 )
 
-from epd_gateway.errors import KINDS, ClientGone
-
-# Codes that stand at the place that finds the mistake, not in the table of kinds.
-CODES_OF_FIELDS = {"images_not_supported", "unsupported_parameter", "unsupported_value"}
+from epd_gateway.errors import ENGINE_CODES, KINDS, ClientGone
 
 
 def codes_of_the_page() -> dict[str, int]:
@@ -37,7 +34,7 @@ def codes_of_the_page() -> dict[str, int]:
 def test_the_table_of_codes_is_that_of_the_gateway() -> None:
     kinds = {kind.code: kind.status for cause, kind in KINDS.items() if cause is not ClientGone}
     expected = {code: status for code, status in kinds.items() if code is not None}
-    assert codes_of_the_page() == expected | dict.fromkeys(CODES_OF_FIELDS, 400)
+    assert codes_of_the_page() == expected | dict.fromkeys(ENGINE_CODES, 400)
 
 
 def test_every_row_has_a_case_and_every_case_a_row() -> None:

@@ -1,12 +1,10 @@
 """The error table: complete, in OpenAI's shape, and honest about trying again."""
 
 import json
-import re
 from collections.abc import Iterator
 
 import pytest
 
-from epd_gateway import errors
 from epd_gateway.errors import (
     KINDS,
     ErrorKind,
@@ -33,13 +31,6 @@ def test_every_kind_of_failure_has_its_row() -> None:
     assert set(leaves(GatewayError)) == set(KINDS)
 
 
-def test_the_module_docstring_shows_the_whole_tree() -> None:
-    assert errors.__doc__ is not None
-    named = set(re.findall(r"^ *- (\w+):", errors.__doc__, re.MULTILINE))
-    groups = {"GatewayError", "RequestError", "ServiceError"}
-    assert named == {kind.__name__ for kind in KINDS} | groups
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_whose_fault_it_is_shows_in_the_status(kind: type[GatewayError]) -> None:
     row = KINDS[kind]
@@ -54,13 +45,13 @@ def test_whose_fault_it_is_shows_in_the_status(kind: type[GatewayError]) -> None
 
 
 def test_the_body_is_what_openai_clients_expect() -> None:
-    error = InvalidRequest("`n` must be positive", param="n", code="out_of_range")
+    error = InvalidRequest("`n` must be positive", param="n")
     assert json.loads(error.to_json()) == {
         "error": {
             "message": "`n` must be positive",
             "type": "invalid_request_error",
             "param": "n",
-            "code": "out_of_range",
+            "code": None,
         }
     }
 
