@@ -65,7 +65,8 @@ test-integration: env ## Run our programs against each other, and both engines' 
 	$(PYTEST) $(TWO_FILES) $(ONCE_MORE) tests/integration tests/contract -m 'integration or vllm'
 
 test-e2e: env ## Run whole clusters as a user does.
-	$(PYTEST) $(TWO_FILES) $(ONCE_MORE) tests/e2e
+	$(PYTEST) $(TWO_FILES) $(ONCE_MORE) tests/e2e -m 'not alone'
+	$(PYTEST) $(ONCE_MORE) tests/e2e -m alone
 
 demo: env ## A real Kubernetes, Helm, chats, flips under load. KEEP=1 leaves it; LOCAL=1: processes; CLUSTER=mine: yours.
 	@$(if $(LOCAL),.venv/bin/epd demo,$(PY) hack/demo_kubernetes.py $(if $(filter mine,$(CLUSTER)),--mine) \

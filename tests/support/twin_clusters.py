@@ -1,7 +1,8 @@
 """One trace for two clusters: real processes under a real Prometheus, and the simulator's.
 
 Both run the operator's control loop with the same settings, on the same cost curves, which the
-processes' simulated engines take in real time. Sizes are such that the machine has little to do.
+processes' simulated engines take in real time. Sizes are such that the machine has little to do;
+a machine that has no time even for that is given more: all durations can be stretched.
 """
 
 import asyncio
@@ -40,18 +41,8 @@ from epd_sim.results import Slo
 from epd_sim.workload import Request, Shape
 from epd_sim.world import World
 
-CURVES: Final = {
-    # A token of a prompt costs 1 ms, an image 100 ms, a decode step 20 ms and a little more.
-    "encode": {"batch_ms": 0.0, "image_ms": [[0, 0.0], [4, 100.0]]},
-    "prefill_ms": [[0, 0.0], [4096, 4096.0]],
-    "decode_step": {"batch_ms": [[1, 20.0], [64, 30.0]], "ms_per_1000_tokens": 0.0},
-}
 PODS: Final = 6
 FIRST: Final = {Role.ENCODE: 2, Role.PREFILL: 2, Role.DECODE: 2}
-SLO: Final = Slo(ttft_ms=2000, tpot_ms=60)
-LIMITS: Final = Limits(cooldown_s=2.0, max_age_s=5.0)
-INTERVAL_S: Final = 1.0
-WINDOW_S: Final = 5.0
 CHAT: Final = Shape(100, 16)
 CAPTION: Final = Shape(28, 8, (4, 4))
 PICTURE_SIZE: Final = (64, 64)  # four tokens
@@ -60,16 +51,71 @@ _BYTES_PER_TOKEN: Final = 4
 _READ_TIMEOUT_S: Final = 60.0
 
 
-def square_wave(phase_s: float, phases: int, seed: int) -> list[Request]:
-    """Return chats and captions by turns, each kind worth two pods and a bit of one stage."""
-    rng = np.random.default_rng(seed)
-    requests: list[Request] = []
-    for phase in range(phases):
-        shape, rate = ((CHAT, 22.0), (CAPTION, 11.0))[phase % 2]
-        count = round(rate * phase_s)
-        times = np.sort(rng.uniform(0, phase_s, count)) + phase * phase_s
-        requests += [Request(len(requests) + n, float(at), shape) for n, at in enumerate(times)]
-    return requests
+@dataclass(frozen=True)
+class Pace:
+    """How much longer everything takes than is planned: work, gaps, objectives and the loop.
+
+    Attributes:
+        stretch: 2 is half as fast.
+    """
+
+    stretch: float
+
+    @property
+    def curves(self) -> dict[str, object]:
+        """A prompt's token costs 1 ms, an image 100 ms, a decode step 20 ms and a little more."""
+        ms = self.stretch
+        return {
+            "encode": {"batch_ms": 0.0, "image_ms": [[0, 0.0], [4, 100.0 * ms]]},
+            "prefill_ms": [[0, 0.0], [4096, 4096.0 * ms]],
+            "decode_step": {
+                "batch_ms": [[1, 20.0 * ms], [64, 30.0 * ms]],
+                "ms_per_1000_tokens": 0.0,
+            },
+        }
+
+    @property
+    def slo(self) -> Slo:
+        """What is asked of both."""
+        return Slo(ttft_ms=2000 * self.stretch, tpot_ms=60 * self.stretch)
+
+    @property
+    def limits(self) -> Limits:
+        """What both loops keep to."""
+        return Limits(cooldown_s=2.0 * self.stretch, max_age_s=5.0 * self.stretch)
+
+    @property
+    def interval_s(self) -> float:
+        """From one pass of the loop to the next."""
+        return 1.0 * self.stretch
+
+    @property
+    def window_s(self) -> float:
+        """What the loop looks back on."""
+        return 5.0 * self.stretch
+
+    def square_wave(self, phase_s: float, phases: int, seed: int) -> list[Request]:
+        """Return chats and captions by turns, each kind worth two pods and a bit of one stage.
+
+        `phase_s` is a phase's length before it is stretched.
+        """
+        rng = np.random.default_rng(seed)
+        requests: list[Request] = []
+        for phase in range(phases):
+            shape, rate = ((CHAT, 22.0), (CAPTION, 11.0))[phase % 2]
+            count = round(rate * phase_s)
+            times = np.sort(rng.uniform(0, phase_s, count)) + phase * phase_s
+            requests += [
+                Request(len(requests) + n, float(at_s) * self.stretch, shape)
+                for n, at_s in enumerate(times)
+            ]
+        return requests
+
+    def write_curves(self, folder: Path) -> Path:
+        """Write the curves that both take."""
+        path = folder / "curves.yaml"
+        path.write_text(yaml.safe_dump(self.curves))
+        return path
 
 
 @dataclass
@@ -80,27 +126,39 @@ class Seen:
         flips: When, from which role, to which.
         good: Requests that met the SLO.
         ttft_ms: Of every request that was answered.
+        late_ms: How long after its time each request was sent; empty where time is simulated.
     """
 
     flips: list[tuple[float, Role, Role]] = field(default_factory=list)
     good: int = 0
     ttft_ms: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
 
     @property
     def moves(self) -> list[str]:
         """The flips in their order, without their times."""
         return [f"{source} to {target}" for _, source, target in self.flips]
 
+    @property
+    def late_p90_ms(self) -> float:
+        """How much the machine itself held up what was to be sent."""
+        return float(np.percentile(self.late_ms, 90)) if self.late_ms else 0.0
+
     def __str__(self) -> str:
         flips = ", ".join(f"{at_s:.1f} s {a} to {b}" for at_s, a, b in self.flips)
         p50, p90 = np.percentile(self.ttft_ms, (50, 90)) if self.ttft_ms else (0.0, 0.0)
-        return f"{self.good} good, TTFT {p50:.0f} and {p90:.0f} ms (p50, p90); {flips}"
+        return (
+            f"{self.good} good, TTFT {p50:.0f} and {p90:.0f} ms (p50, p90), "
+            f"sent {self.late_p90_ms:.1f} ms late (p90); {flips}"
+        )
 
 
-def simulated(trace: Sequence[Request], curves: Path) -> Seen:
+def simulated(trace: Sequence[Request], curves: Path, pace: Pace) -> Seen:
     """Serve the trace in the simulator."""
-    settings = ElasticSettings(interval_s=INTERVAL_S, window_s=WINDOW_S, limits=LIMITS)
-    loop = OperatorLoop(Method.E_P_D, SLO, settings)
+    settings = ElasticSettings(
+        interval_s=pace.interval_s, window_s=pace.window_s, limits=pace.limits
+    )
+    loop = OperatorLoop(Method.E_P_D, pace.slo, settings)
     world = World(
         [role for role, count in FIRST.items() for _ in range(count)],
         StageCosts.of(CurvesFile.read(curves)),
@@ -110,7 +168,7 @@ def simulated(trace: Sequence[Request], curves: Path) -> Seen:
     )
     results = world.run(trace)
     seen = Seen(ttft_ms=[float(ms) for ms in results.ttft_ms if ms == ms])
-    seen.good = round(results.attainment(SLO) * len(trace))
+    seen.good = round(results.attainment(pace.slo) * len(trace))
     roles = [role for role, count in FIRST.items() for _ in range(count)]
     for at_s, pod, role in world.flips:
         seen.flips.append((at_s, roles[pod], role))
@@ -134,7 +192,7 @@ class _Reporter:
             self.problems.append(done.problem)
 
 
-async def real(trace: Sequence[Request], curves: Path, folder: Path) -> Seen:
+async def real(trace: Sequence[Request], curves: Path, folder: Path, pace: Pace) -> Seen:
     """Serve the trace by processes on this machine, which a Prometheus scrapes."""
     simulated_engine = {"type": "Simulated", "simulated": {"costCurvesFile": str(curves)}}
     spec = manifest("twin", Path("simulated"), engine=simulated_engine, replicas=PODS)
@@ -148,16 +206,22 @@ async def real(trace: Sequence[Request], curves: Path, folder: Path) -> Seen:
             "worker": [f"{host}:{int(port) + 1}" for host, _, port in addresses],
         }
         with prometheus(folder / "prometheus", jobs) as server:
-            return await _serve(cluster, server.url, trace, bodies, curves)
+            return await _serve(cluster, server.url, trace, bodies, curves, pace)
     finally:
         await asyncio.to_thread(cluster.stop)
 
 
 async def _serve(
-    cluster: Cluster, url: str, trace: Sequence[Request], bodies: list[bytes], curves: Path
+    cluster: Cluster,
+    url: str,
+    trace: Sequence[Request],
+    bodies: list[bytes],
+    curves: Path,
+    pace: Pace,
 ) -> Seen:
     seen = Seen()
-    metrics = PrometheusMetrics(url, {"cluster": "test"}, WINDOW_S, max_age_s=LIMITS.max_age_s)
+    limits, slo = pace.limits, pace.slo
+    metrics = PrometheusMetrics(url, {"cluster": "test"}, pace.window_s, max_age_s=limits.max_age_s)
     while not await _all_report(metrics):  # noqa: ASYNC110 - Prometheus is only asked
         await asyncio.sleep(0.2)
     reporter = _Reporter(seen)
@@ -166,21 +230,22 @@ async def _serve(
         metrics=metrics,
         reporter=reporter,
         clock=time.monotonic,
-        aim=Aim(PolicySlo(SLO.ttft_ms, SLO.tpot_ms, SLO.attainment), LIMITS, {}, Method.E_P_D),
+        aim=Aim(PolicySlo(slo.ttft_ms, slo.tpot_ms, slo.attainment), limits, {}, Method.E_P_D),
         mode=ControlMode.ACTIVE,
         curves=curves_of(CurvesFile.read(curves)),
     )
-    limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
-        base_url=cluster.running.gateway_url, limits=limits, timeout=_READ_TIMEOUT_S,
-        trust_env=False,
+        base_url=cluster.running.gateway_url, limits=httpx.Limits(max_connections=None),
+        timeout=_READ_TIMEOUT_S * pace.stretch, trust_env=False,
     ) as client:  # fmt: skip
-        loop = asyncio.create_task(controller.run(INTERVAL_S))
+        loop = asyncio.create_task(controller.run(pace.interval_s))
         begin_s = reporter.begin_s = time.monotonic()
         asked = []
         for request, body in zip(trace, bodies, strict=True):
-            await asyncio.sleep(max(0.0, begin_s + request.arrival_s - time.monotonic()))
-            asked.append(asyncio.create_task(_ask(client, body, seen)))
+            due_s = begin_s + request.arrival_s
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            seen.late_ms.append((time.monotonic() - due_s) * 1e3)
+            asked.append(asyncio.create_task(_ask(client, body, seen, slo)))
         await asyncio.gather(*asked)
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
@@ -195,7 +260,7 @@ async def _all_report(metrics: PrometheusMetrics) -> bool:
         return False
 
 
-async def _ask(client: httpx.AsyncClient, body: bytes, seen: Seen) -> None:
+async def _ask(client: httpx.AsyncClient, body: bytes, seen: Seen, slo: Slo) -> None:
     """Ask, and note when the tokens came."""
     begin_s = time.monotonic()
     headers = {"content-type": "application/json"}
@@ -211,7 +276,7 @@ async def _ask(client: httpx.AsyncClient, body: bytes, seen: Seen) -> None:
     gaps = len(times_s) - 1
     tpot_ms = (times_s[-1] - times_s[0]) / gaps * 1e3 if gaps else 0.0
     seen.ttft_ms.append(ttft_ms)
-    seen.good += ttft_ms <= SLO.ttft_ms and tpot_ms <= SLO.tpot_ms
+    seen.good += ttft_ms <= slo.ttft_ms and tpot_ms <= slo.tpot_ms
 
 
 def _body(request: Request) -> bytes:
@@ -232,10 +297,3 @@ def _body(request: Request) -> bytes:
             "stream": True,
         }
     ).encode()
-
-
-def write_curves(folder: Path) -> Path:
-    """Write the curves that both take."""
-    path = folder / "curves.yaml"
-    path.write_text(yaml.safe_dump(CURVES))
-    return path
