@@ -7,9 +7,9 @@ import runpy
 import sys
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from epd_gateway import app
+from epd_gateway.answer import StreamedAnswer
+from epd_gateway.instruments import Histogram, Number
 from epd_gateway.metrics import Goodput
 
 
@@ -17,8 +17,16 @@ def nothing(*_: Any, **__: Any) -> None:
     """Take whatever is counted."""
 
 
+def take_next(answer: StreamedAnswer, payload: bytes, token_ids: bytes) -> None:
+    """Pass an event on without noting when it came."""
+    answer.emitted += token_ids
+    if payload:
+        answer._write(payload)
+
+
 if __name__ == "__main__":
-    for metric, methods in ((Counter, "inc"), (Gauge, "inc dec set"), (Histogram, "observe")):
+    StreamedAnswer.take_next = take_next  # type: ignore[method-assign]
+    for metric, methods in ((Number, "inc dec set"), (Histogram, "observe")):
         for method in methods.split():
             setattr(metric, method, nothing)
     Goodput.count = Goodput.fail = nothing  # type: ignore[method-assign]

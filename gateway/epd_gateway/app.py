@@ -270,13 +270,12 @@ class App:
             return
         api = self._metrics.api[context.envelope.api]
         images = "1+" if context.images else "0"
-        exemplar = {"trace_id": context.trace_id}
         ttft_s, tpot_s = first_s - context.record.arrived_s, None
-        api.ttft[images, method].observe(ttft_s, exemplar)
+        api.ttft[images, method].observe(ttft_s, context.trace_id)
         gaps = len(answer.emitted) // _TOKEN_ID_BYTES - 1
         if gaps > 0:
             tpot_s = (ended_s - first_s) / gaps
-            api.tpot[method].observe(tpot_s, exemplar)
+            api.tpot[method].observe(tpot_s, context.trace_id)
         if (p90_s := p90_gap_s(answer.event_times_s)) is not None:
             api.tpot_p90.observe(p90_s)
         self._metrics.goodput.count(images, ttft_s, tpot_s)

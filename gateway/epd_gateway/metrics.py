@@ -1,4 +1,4 @@
-"""The gateway's metrics: children bound once, so that the hot path only adds numbers.
+"""The gateway's metrics: series bound once, so that the hot path only adds numbers.
 
 What others count anyway (frames, events, connections, pods) is read from them at scrape time.
 """
@@ -6,31 +6,26 @@ What others count anyway (frames, events, connections, pods) is read from them a
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
-from itertools import pairwise
 from math import ceil
-from typing import Any, Final, cast
+from operator import sub
+from typing import Any, Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from epd import telemetry
-from epd.telemetry import LABEL_VALUES, Metric
+from epd.telemetry import LABEL_VALUES, Metric, MetricType
 from epd.vocabulary import Component, Method, Role, Stage
 from epd.wire.messages import Api
 from epd_gateway.calls import Reason
 from epd_gateway.http import HttpStats
+from epd_gateway.instruments import Family, Histogram, Number
 from epd_gateway.roster import Roster
 from epd_gateway.settings import Slo
 
+_VERSION: Final = version("epd-operator")
 OPENMETRICS: Final = b"application/openmetrics-text"
 OPENMETRICS_TYPE: Final = (
     b"content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"
@@ -40,102 +35,136 @@ CONTENT_TYPE: Final = b"content-type: text/plain; version=0.0.4; charset=utf-8\r
 API_NAMES: Final = {Api.CHAT_COMPLETIONS: "chat_completions", Api.COMPLETIONS: "completions"}
 
 
-class ApiMetrics:
-    """The children of one endpoint."""
+class _Families:
+    """All of the gateway's own metrics by what they are."""
 
-    def __init__(self, parents: "dict[str, Counter | Gauge | Histogram]", api: str) -> None:
-        requests = cast(Counter, parents[telemetry.REQUESTS.name])
+    def __init__(self) -> None:
+        """Make them, without series."""
+        own = [metric for metric in _OWN if metric.type is not MetricType.HISTOGRAM]
+        self.numbers = {metric.name: Family(metric, Number) for metric in own}
+        own = [metric for metric in _OWN if metric.type is MetricType.HISTOGRAM]
+        self.histograms = {metric.name: Family(metric, Histogram) for metric in own}
+
+    def number(self, metric: Metric, **labels: str) -> Number:
+        """Return a series of a counter or a gauge."""
+        return self.numbers[metric.name].labels(**labels)
+
+    def histogram(self, metric: Metric, **labels: str) -> Histogram:
+        """Return a series of a histogram."""
+        return self.histograms[metric.name].labels(**labels)
+
+    def numbers_by(self, metric: Metric) -> dict[Any, Number]:
+        """Return one series for each value of the only label of `metric`."""
+        (label,) = metric.labels
+        return {value: self.number(metric, **{label: value}) for value in LABEL_VALUES[label]}
+
+    def histograms_by(self, metric: Metric) -> dict[Any, Histogram]:
+        """Return one series for each value of the only label of `metric`."""
+        (label,) = metric.labels
+        return {value: self.histogram(metric, **{label: value}) for value in LABEL_VALUES[label]}
+
+
+class ApiMetrics:
+    """The series of one endpoint."""
+
+    def __init__(self, own: _Families, api: str) -> None:
         self.requests = {
-            status: requests.labels(api=api, status=status) for status in LABEL_VALUES["status"]
+            status: own.number(telemetry.REQUESTS, api=api, status=status)
+            for status in LABEL_VALUES["status"]
         }
-        in_flight = cast(Gauge, parents[telemetry.REQUESTS_IN_FLIGHT.name])
-        self.in_flight: Gauge = in_flight.labels(api=api)
-        ttft = cast(Histogram, parents[telemetry.TTFT.name])
-        self.ttft: dict[tuple[str, Method], Histogram] = {
-            (images, method): ttft.labels(api=api, images=images, method=method)
+        self.in_flight = own.number(telemetry.REQUESTS_IN_FLIGHT, api=api)
+        self.ttft = {
+            (images, method): own.histogram(telemetry.TTFT, api=api, images=images, method=method)
             for images in LABEL_VALUES["images"]
             for method in Method
         }
-        tpot = cast(Histogram, parents[telemetry.TPOT.name])
-        self.tpot: dict[Method, Histogram] = {
-            method: tpot.labels(api=api, method=method) for method in Method
+        self.tpot = {
+            method: own.histogram(telemetry.TPOT, api=api, method=method) for method in Method
         }
-        tpot_p90 = cast(Histogram, parents[telemetry.TPOT_P90.name])
-        self.tpot_p90: Histogram = tpot_p90.labels(api=api)
-        duration = cast(Histogram, parents[telemetry.REQUEST_DURATION.name])
-        self.duration: Histogram = duration.labels(api=api)
+        self.tpot_p90 = own.histogram(telemetry.TPOT_P90, api=api)
+        self.duration = own.histogram(telemetry.REQUEST_DURATION, api=api)
 
 
 class GatewayMetrics:
-    """Everything this process counts itself. Attributes are bound Prometheus children."""
+    """Everything this process counts itself. Attributes are series, bound once.
 
-    def __init__(self, slo: Slo, registry: CollectorRegistry | None = None) -> None:
-        """Register all of the gateway's own metrics; answers are counted against `slo`."""
-        # When a series began is one more series for each, and Prometheus knows it anyway.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry or CollectorRegistry()
-        parents: dict[str, Counter | Gauge | Histogram] = {}
-        for metric in _OWN:
-            parents[metric.name] = cast(
-                "Counter | Gauge | Histogram", telemetry.instrument(metric, self.registry)
-            )
-        self.api = {api: ApiMetrics(parents, name) for api, name in API_NAMES.items()}
-        self.methods: dict[Method, Counter] = _children(parents, telemetry.REQUEST_METHODS)
-        self.stage_duration = StageDurations(
-            cast(Histogram, parents[telemetry.STAGE_DURATION.name])
-        )
-        self.stage_outside: dict[Stage, Histogram] = _children(parents, telemetry.STAGE_OUTSIDE)
-        self.goodput = Goodput(slo, parents)
-        self.flip_delay = cast(Histogram, parents[telemetry.FLIP_DELAY.name])
-        self.handoff: dict[str, Histogram] = _children(parents, telemetry.HANDOFF_DURATION)
-        self.placements: dict[Stage, Counter] = _children(parents, telemetry.PLACEMENTS)
-        self.overflows: dict[Stage, Counter] = _children(parents, telemetry.OVERFLOWS)
-        self.retries: dict[Stage, Counter] = _children(parents, telemetry.STAGE_RETRIES)
-        failures = cast(Counter, parents[telemetry.STAGE_FAILURES.name])
-        self.failures: dict[tuple[Stage, Reason], Counter] = {
-            (stage, reason): failures.labels(stage=stage, reason=reason)
+    Attributes:
+        registry: All metrics, as prometheus_client reads them.
+    """
+
+    def __init__(self, slo: Slo) -> None:
+        """Make all of the gateway's own metrics; answers are counted against `slo`."""
+        self.registry = CollectorRegistry()
+        self._read_at_scrape = CollectorRegistry()
+        own = _Families()
+        self._families: list[Family[Number] | Family[Histogram]] = [
+            *own.numbers.values(),
+            *own.histograms.values(),
+        ]
+        for family in self._families:
+            self.registry.register(family)
+        self.api = {api: ApiMetrics(own, name) for api, name in API_NAMES.items()}
+        self.methods: dict[Method, Number] = own.numbers_by(telemetry.REQUEST_METHODS)
+        self.stage_duration = StageDurations(own)
+        self.stage_outside: dict[Stage, Histogram] = own.histograms_by(telemetry.STAGE_OUTSIDE)
+        self.goodput = Goodput(slo, own)
+        self.flip_delay = own.histogram(telemetry.FLIP_DELAY)
+        self.handoff: dict[str, Histogram] = own.histograms_by(telemetry.HANDOFF_DURATION)
+        self.placements: dict[Stage, Number] = own.numbers_by(telemetry.PLACEMENTS)
+        self.overflows: dict[Stage, Number] = own.numbers_by(telemetry.OVERFLOWS)
+        self.retries: dict[Stage, Number] = own.numbers_by(telemetry.STAGE_RETRIES)
+        self.failures: dict[tuple[Stage, Reason], Number] = {
+            (stage, reason): own.number(telemetry.STAGE_FAILURES, stage=stage, reason=reason)
             for stage in Stage
             for reason in Reason
         }
-        self.replays = cast(Counter, parents[telemetry.REPLAYS.name])
-        self.prompt_tokens = cast(Counter, parents[telemetry.PROMPT_TOKENS.name])
-        self.output_tokens: dict[str, Counter] = _children(parents, telemetry.OUTPUT_TOKENS)
-        self.accepted: dict[str, Counter] = _children(parents, telemetry.ACCEPTED)
-        self.answered: dict[str, Counter] = _children(parents, telemetry.ANSWERED)
-        self.images = cast(Counter, parents[telemetry.IMAGES.name])
-        self.image_tokens = cast(Counter, parents[telemetry.IMAGE_TOKENS.name])
+        self.replays = own.number(telemetry.REPLAYS)
+        self.prompt_tokens = own.number(telemetry.PROMPT_TOKENS)
+        self.output_tokens: dict[str, Number] = own.numbers_by(telemetry.OUTPUT_TOKENS)
+        self.accepted: dict[str, Number] = own.numbers_by(telemetry.ACCEPTED)
+        self.answered: dict[str, Number] = own.numbers_by(telemetry.ANSWERED)
+        self.images = own.number(telemetry.IMAGES)
+        self.image_tokens = own.number(telemetry.IMAGE_TOKENS)
+
+    def read_at_scrape(self, collector: Collector) -> None:
+        """Show also what others count."""
+        self.registry.register(collector)
+        self._read_at_scrape.register(collector)
 
     def expose(self, *, with_exemplars: bool = False) -> bytes:
         """Return all metrics in Prometheus' text format, or in OpenMetrics' with exemplars."""
+        own = "".join(family.text(with_exemplars=with_exemplars) for family in self._families)
         generate = openmetrics.generate_latest if with_exemplars else generate_latest
-        return generate(self.registry)
+        return own.encode() + generate(self._read_at_scrape)
 
 
 class StageDurations(dict[tuple[Stage, Role], Histogram]):
     """Durations by stage and role; most pairs never occur, so each is bound when it does."""
 
-    def __init__(self, parent: Histogram) -> None:
-        """Bind children of `parent`."""
-        self._parent = parent
+    def __init__(self, own: _Families) -> None:
+        """Bind series of the gateway's own."""
+        self._own = own
 
     def __missing__(self, key: tuple[Stage, Role]) -> Histogram:
-        """Bind the child of a pair that occurs for the first time."""
+        """Bind the series of a pair that occurs for the first time."""
         stage, role = key
-        child = self[key] = self._parent.labels(stage=stage, role=role)
-        return child
+        series = self._own.histogram(telemetry.STAGE_DURATION, stage=stage, role=role)
+        self[key] = series
+        return series
 
 
 class Goodput:
     """Counts answers that meet the objective, and those that miss it."""
 
-    def __init__(self, slo: Slo, parents: "dict[str, Counter | Gauge | Histogram]") -> None:
+    def __init__(self, slo: Slo, own: _Families) -> None:
         """Say what the objective is, and count against it."""
-        self._limits = cast(Gauge, parents[telemetry.SLO_LIMIT.name])
-        self._attainment = cast(Gauge, parents[telemetry.SLO_ATTAINMENT.name])
+        self._limits = own.numbers[telemetry.SLO_LIMIT.name]
+        self._attainment = own.number(telemetry.SLO_ATTAINMENT)
         self.aim(slo)
-        answers = cast(Counter, parents[telemetry.SLO_ANSWERS.name])
         self._answers = {
-            (objective, images, met): answers.labels(objective, images, verdict)
+            (objective, images, met): own.number(
+                telemetry.SLO_ANSWERS, objective=objective, images=images, verdict=verdict
+            )
             for objective in LABEL_VALUES["objective"]
             for images in LABEL_VALUES["images"]
             for met, verdict in ((True, "met"), (False, "missed"))
@@ -167,7 +196,7 @@ def p90_gap_s(times_s: Sequence[float]) -> float | None:
 
     The smallest gap that at least nine tenths do not exceed; None where there is no gap.
     """
-    gaps = sorted(later - earlier for earlier, later in pairwise(times_s))
+    gaps = sorted(map(sub, times_s[1:], times_s))
     return gaps[ceil(0.9 * len(gaps)) - 1] if gaps else None
 
 
@@ -207,7 +236,7 @@ class RosterCollector(Collector):
             telemetry.GATEWAY_INFO.help,
             labels=telemetry.GATEWAY_INFO.labels,
         )
-        info.add_metric([version("epd-operator"), ",".join(sorted(self._roster.models))], 1)
+        info.add_metric([_VERSION, ",".join(sorted(self._roster.models))], 1)
         yield info
         yield _gauge(telemetry.CONNECTIONS, self._open_connections())
         yield _counter(telemetry.DISCONNECTS, self._http.disconnects_total)
@@ -261,15 +290,6 @@ _OWN: Final = tuple(
     for metric in telemetry.METRICS
     if metric.component is Component.GATEWAY and metric not in _READ_AT_SCRAPE
 )
-
-
-def _children(
-    parents: "dict[str, Counter | Gauge | Histogram]", metric: Metric
-) -> "dict[Any, Any]":
-    """Return one child for each value of the only label of `metric`."""
-    (label,) = metric.labels
-    parent = parents[metric.name]
-    return {value: parent.labels(**{label: value}) for value in LABEL_VALUES[label]}
 
 
 def _counter(metric: Metric, value: float) -> CounterMetricFamily:

@@ -110,7 +110,7 @@ async def running_gateway(
             await _listen(admin, admin_host, admin_port)
             stack.push_async_callback(admin.stop)
         public = HttpServer(app.public(), settings.limits)
-        metrics.registry.register(
+        metrics.read_at_scrape(
             RosterCollector(roster, public.stats, lambda: len(public.connections))
         )
         listen = settings.listen
