@@ -14,6 +14,7 @@ from epd.wire.messages import Load, StageLoad
 from epd_gateway.pod_load import LoadBook
 from epd_gateway.prefixes import PrefixBook
 from epd_sim.calls import Call
+from epd_sim.lexicographic import Lexicographic
 from epd_sim.pod import Pod
 from epd_sim.world import World
 
@@ -52,10 +53,13 @@ class _Gateway:
 
 
 class GatewayPlacer:
-    """Places by production code; a `Placer`."""
+    """Places by production code, or by what is put in its place; a `Placer`."""
 
-    def __init__(self, settings: GatewaySettings | None = None) -> None:
+    def __init__(
+        self, settings: GatewaySettings | None = None, ranking: Lexicographic | None = None
+    ) -> None:
         self._settings = settings or GatewaySettings()
+        self._placement = ranking or placement
         self._gateways: list[_Gateway] = []
         self._by_name: dict[str, Pod] = {}
         self._told: dict[int, tuple[int, ...]] = {}
@@ -91,7 +95,7 @@ class GatewayPlacer:
         """Pick prefill and decode together, and whether prefill encodes as well."""
         gateway = self._gateways[call.gateway]
         gateway.turn += 1
-        choice = placement.place_generation(
+        choice = self._placement.place_generation(
             gateway.views,
             self._settings.costs,
             images=call.images_left,
@@ -111,7 +115,7 @@ class GatewayPlacer:
         gateway = self._gateways[call.gateway]
         keys = call.request.shape.image_keys
         key = keys[image] if keys else call.request.index * _IMAGES_PER_REQUEST + image
-        choice = placement.place_encode(
+        choice = self._placement.place_encode(
             gateway.views, key, self._settings.costs, turn=gateway.turn, avoid=call.avoid
         )
         if choice is None:
@@ -135,7 +139,7 @@ class GatewayPlacer:
         view = gateway.views[planned.index]
         if view.healthy and Stage.DECODE in view.stages:
             return planned
-        choice = placement.place_decode(
+        choice = self._placement.place_decode(
             gateway.views,
             self._settings.costs,
             turn=gateway.turn,

@@ -18,6 +18,7 @@ from epd_sim.control import (
 from epd_sim.costs import StageCosts
 from epd_sim.gateway import GatewayPlacer, GatewaySettings
 from epd_sim.label_router import DECODE_ROLE, PREFILL_ROLE
+from epd_sim.lexicographic import Lexicographic
 from epd_sim.observe import Work, offered_pods
 from epd_sim.operator_loop import OperatorLoop
 from epd_sim.results import Results, Slo
@@ -205,6 +206,13 @@ def placer_for(slo: Slo, *, classes: bool = False) -> GatewayPlacer:
     return GatewayPlacer(GatewaySettings(costs=objective_costs(slo), classes=classes))
 
 
+def _lexicographic(setup: Setup, workload: Workload, *, slo_first: bool) -> Plan:
+    settings = GatewaySettings(costs=objective_costs(setup.slo))
+    placer = GatewayPlacer(settings, Lexicographic(slo_first=slo_first))
+    control = ElasticControl(setup.method, setup.slo, setup.elastic)
+    return first_split(setup, workload), placer, control
+
+
 def _churn(interval_s: float) -> Planner:
     def plan(setup: Setup, workload: Workload) -> Plan:
         control = Churn(setup.method, setup.slo, interval_s, setup.churn_start_s)
@@ -261,6 +269,16 @@ POLICIES: Final = {
                 GatewayPlacer(),
                 ElasticControl(setup.method, setup.slo, setup.elastic),
             ),
+        ),
+        Policy(
+            "lexicographic",
+            "ours, but placed by Arrow's lexicographic costs",
+            lambda setup, workload: _lexicographic(setup, workload, slo_first=False),
+        ),
+        Policy(
+            "lexicographic-slo",
+            "the same with pods that meet the SLO before all others",
+            lambda setup, workload: _lexicographic(setup, workload, slo_first=True),
         ),
         Policy(
             "no-affinity",
