@@ -1,6 +1,7 @@
 """Draw the figure set: `python bench/figures.py [NAME ...]`; without names, all of it.
 
-Writes build/figures/NAME.json and NAME.png; studies run in as many processes as there are cores.
+Writes build/figures/NAME.json and NAME.png. The runs of all studies share as many processes as
+there are cores; each study tells what it found, and the CPU time that took, once its own are done.
 A study whose trace is not there is skipped, and says so. Every seed is in the JSON.
 """
 
@@ -8,148 +9,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from time import monotonic, process_time
 from typing import Any
 
 import numpy as np
+from sweeps import COSTS, OUT, SEED, SWEEPS, sweep_one
 
-from epd.vocabulary import Method
 from epd_sim import figures
 from epd_sim.calibration import PUBLISHED, Ratio, ablation, compared
-from epd_sim.costs import H200_QWEN3_VL_8B
 from epd_sim.method_grid import OBJECTIVES, SHAPES, cell
-from epd_sim.policies import Setup, run
+from epd_sim.policies import Setup, placer_for, run, serve
 from epd_sim.results import Slo
-from epd_sim.scenarios import SCENARIOS, at_rate, drift, smooth, square_wave, with_offline
-from epd_sim.study import Row, fluid_limit, sustained_rate
-from epd_sim.traces import (
-    AZURE_CODE,
-    MOONCAKE,
-    SERVEGEN_IMAGE,
-    TraceError,
-    azure,
-    find_trace,
-    mooncake,
-    servegen,
-)
+from epd_sim.scenarios import SCENARIOS, smooth, with_offline
+from epd_sim.sustained import splits
+from epd_sim.traces import TraceError
 from epd_sim.workload import Workload
 
-OUT = Path("build/figures")
-SEED = 1
-# Three times the kernel times of an 8B model on an H200: about a 32B model, or a smaller GPU.
-COSTS = H200_QWEN3_VL_8B.slowed(3)
-RIVALS = ("operator", "colocated", "best-static", "arrow-v2", "churn-180", "churn-5")
-OURS = ("elastic", "clairvoyant")
-DRIFTING = (*OURS, "no-overflow")
+SMOOTH_RATES = (18, 22, 24, 26)
+SMOOTH_SEEDS = (1, 2)
 
-Make = Callable[[float], Workload]
-
-
-def _square(rate: float) -> Workload:
-    return square_wave(rate, 360, SEED, period_s=180)
-
-
-def _tides(rate: float) -> Workload:
-    return square_wave(rate, 1200, SEED, period_s=600, low=0.0, high=1.0)
-
-
-def _drift(rate: float) -> Workload:
-    return drift(rate, 600, SEED)
-
-
-def _smooth(rate: float) -> Workload:
-    return smooth(rate, 180, SEED)
-
-
-def _azure(rate: float) -> Workload:
-    # The whole trace at a higher rate: its hour becomes minutes, and bursts stay bursts.
-    trace = azure(find_trace(AZURE_CODE))
-    return at_rate(trace, rate, len(trace) / rate)
-
-
-def _mooncake(rate: float) -> Workload:
-    trace = mooncake(find_trace(MOONCAKE))[:1500]
-    return at_rate(trace, rate, len(trace) / rate)
-
-
-def _servegen(rate: float) -> Workload:
-    trace = servegen(find_trace(SERVEGEN_IMAGE), SEED, from_s=36_000, seconds=7200)
-    return at_rate(trace, rate, 240)
-
-
-SWEEPS: dict[str, tuple[Make, Slo, Method, tuple[str, ...], float, float]] = {
-    "square-wave": (
-        _square,
-        SCENARIOS["square-wave"].slo,
-        Method.E_P_D,
-        (*DRIFTING, *RIVALS),
-        4,
-        24,
-    ),
-    "square-wave-ep-d": (
-        _square,
-        SCENARIOS["square-wave"].slo,
-        Method.EP_D,
-        (*OURS, "best-static"),
-        4,
-        24,
-    ),
-    "tides": (_tides, SCENARIOS["square-wave"].slo, Method.E_P_D, (*DRIFTING, *RIVALS), 3, 24),
-    "drift": (_drift, SCENARIOS["drift"].slo, Method.E_P_D, (*DRIFTING, *RIVALS), 4, 24),
-    "smooth": (_smooth, SCENARIOS["smooth"].slo, Method.E_P_D, (*OURS, "best-static"), 4, 24),
-    "azure-code": (
-        _azure,
-        Slo(ttft_ms=3000, tpot_ms=100),
-        Method.EP_D,
-        (
-            "elastic",
-            "no-overflow",
-            "least-load",
-            "best-static",
-            "arrow-v1",
-            "arrow-v2",
-            "xllm",
-        ),
-        2,
-        18,
-    ),
-    "mooncake": (
-        _mooncake,
-        Slo(ttft_ms=30_000, tpot_ms=100),
-        Method.EP_D,
-        ("elastic", "no-affinity"),
-        0.5,
-        16,
-    ),
-    "servegen-image": (
-        _servegen,
-        SCENARIOS["drift"].slo,
-        Method.E_P_D,
-        (*OURS, *RIVALS),
-        4,
-        44,
-    ),
-}
-
-
-def sweep_one(name: str, policy: str) -> dict[str, Any]:
-    """Return the rate a policy sustains, and what it makes of that and of a third more."""
-    make, slo, method, _, low, high = SWEEPS[name]
-    setup = Setup(COSTS, slo, method=method)
-    rate = sustained_rate(setup, policy, make, low, high, steps=4)
-    points = []
-    for factor in (1.0, 1.33):
-        workload = make(max(low, rate) * factor)
-        outcome = run(setup, policy, workload)
-        points.append({**asdict(Row.of(setup, outcome)), "fluid": fluid_limit(setup, workload)})
-        if factor == 1.0:
-            figures.draw_outcome(outcome, slo, OUT / f"{name}-{policy}.png")
-    return {"policy": policy, "sustained_rate": rate, "points": points}
+Tell = Callable[[], Any]
+"""Waits for the runs of a study, tells what they found, and returns it as plain data."""
 
 
 def ratio_one(ratio: Ratio) -> Any:
@@ -163,53 +47,144 @@ def grid_one(shapes: str, slo: Slo) -> dict[str, Any]:
     return {**asdict(found), "share": found.share}
 
 
-def calibration(pool: ProcessPoolExecutor) -> Any:
-    """Draw the ratio study; tell the ablation."""
-    found = list(pool.map(ratio_one, PUBLISHED))
-    figures.draw_calibration(found, OUT / "calibration.png")
-    for c in found:
-        print(
-            f"  {c.ratio.method} {c.ratio.count}:{8 - c.ratio.count}  published "
-            f"{c.ratio.ttft_s:5.2f} s  here {c.ttft_s:5.2f} s  {c.ttft_error:+.0%}"
-        )
-    steps = list(pool.map(ablation, range(3)))
-    print(f"  ablation, goodput per GPU: {steps[0]}")
-    return {
-        "ratios": [{**asdict(c), "ttft_error": c.ttft_error} for c in found],
-        "ablation": steps,
+def smooth_static_one(rate: float, seed: int) -> dict[str, Any]:
+    """Return what every split, fixed, makes of smooth traffic, beside ours."""
+    scenario = SCENARIOS["smooth"]
+    setup = Setup(COSTS, scenario.slo)
+    workload = smooth(rate, 180, seed)
+    fixed = {
+        tuple(counts.values()): serve(
+            setup, "static", workload, (counts, placer_for(scenario.slo), None)
+        ).results.attainment(scenario.slo)
+        for counts in splits(setup.method, setup.pods)
     }
+    best = max(fixed, key=lambda counts: fixed[counts])
+    row: dict[str, Any] = {"rate": rate, "seed": seed, "best_split": best, "best": fixed[best]}
+    for policy in ("elastic", "operator"):
+        outcome = run(setup, policy, workload)
+        row[policy] = outcome.results.attainment(scenario.slo)
+        row[f"{policy}_flips"] = len(outcome.world.flips)
+        row["first_split"] = tuple(outcome.first_split.values())
+    row["first_split_fixed"] = fixed[row["first_split"]]
+    return row
 
 
-def sweep(name: str, pool: ProcessPoolExecutor) -> Any:
+class Runs:
+    """Runs of one study, in processes that all studies share.
+
+    Attributes:
+        cpu_s: What they took, as far as they have been looked at.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.cpu_s = 0.0
+        self._pool = pool
+
+    def map(self, function: Callable[..., Any], *columns: Any) -> Iterator[Any]:
+        """Begin all runs now; yield their results in order."""
+        pending = self._pool.map(partial(_timed, function), *columns)
+
+        def results() -> Iterator[Any]:
+            for found, cpu_s in pending:
+                self.cpu_s += cpu_s
+                yield found
+
+        return results()
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    began_s = process_time()
+    return function(*arguments), process_time() - began_s
+
+
+def calibration(runs: Runs) -> Tell:
+    """Draw the ratio study; tell the ablation."""
+    ratios, seeds = runs.map(ratio_one, PUBLISHED), runs.map(ablation, range(3))
+
+    def tell() -> Any:
+        found = list(ratios)
+        figures.draw_calibration(found, OUT / "calibration.png")
+        for c in found:
+            print(
+                f"  {c.ratio.method} {c.ratio.count}:{8 - c.ratio.count}  published "
+                f"{c.ratio.ttft_s:5.2f} s  here {c.ttft_s:5.2f} s  {c.ttft_error:+.0%}"
+            )
+        steps = list(seeds)
+        print(f"  ablation, goodput per GPU: {steps[0]}")
+        return {
+            "ratios": [{**asdict(c), "ttft_error": c.ttft_error} for c in found],
+            "ablation": steps,
+        }
+
+    return tell
+
+
+def sweep(name: str, runs: Runs) -> Tell:
     """Tell which rate each policy sustains."""
     policies = SWEEPS[name][3]
-    rows = list(pool.map(sweep_one, [name] * len(policies), policies))
-    for row in rows:
-        print(f"  {row['policy']:12s} sustains {row['sustained_rate']:5.1f} requests/s")
-    figures.draw_goodput(
-        {r["policy"]: [(p["rate"], p["attainment"]) for p in r["points"]] for r in rows},
-        OUT / f"{name}.png",
-    )
-    return rows
+    found = runs.map(sweep_one, [name] * len(policies), policies)
+
+    def tell() -> Any:
+        rows = list(found)
+        ours = rows[0]["sustained_rate"]
+        for row in rows:
+            rate, point = row["sustained_rate"], row["points"][0]
+            print(
+                f"  {row['policy']:12s} sustains {rate:6.2f} requests/s"
+                f" (ours {ours / rate if rate else float('inf'):4.2f} x), {point['flips']} flips,"
+                f" begins with {' '.join(map(str, point['first_split'].values()))}"
+            )
+        figures.draw_goodput(
+            {r["policy"]: [(p["rate"], p["attainment"]) for p in r["points"]] for r in rows},
+            OUT / f"{name}.png",
+        )
+        return rows
+
+    return tell
 
 
-def method_grid(pool: ProcessPoolExecutor) -> Any:
+def smooth_static(runs: Runs) -> Tell:
+    """Tell how ours compares with every fixed split of smooth traffic."""
+    cells = [(rate, seed) for rate in SMOOTH_RATES for seed in SMOOTH_SEEDS]
+    found = runs.map(smooth_static_one, *zip(*cells, strict=True))
+
+    def tell() -> Any:
+        rows = list(found)
+        for row in rows:
+            print(
+                f"  {row['rate']:g} requests/s, seed {row['seed']}: elastic {row['elastic']:.1%}"
+                f" ({row['elastic_flips']} flips), operator {row['operator']:.1%}"
+                f" ({row['operator_flips']}); {row['first_split']} fixed"
+                f" {row['first_split_fixed']:.1%}; best {row['best_split']} {row['best']:.1%}"
+            )
+        return rows
+
+    return tell
+
+
+def method_grid(runs: Runs) -> Tell:
     """Tell how good the closed form's pick of method and split is."""
     cells = [(shapes, slo) for shapes in SHAPES for slo in OBJECTIVES]
-    rows = list(pool.map(grid_one, *zip(*cells, strict=True)))
-    for row in rows:
-        print(
-            f"  {row['shapes']:12s} TTFT {row['slo']['ttft_ms']:g} ms: picked {row['picked'][0]}, "
-            f"best {row['best'][0]}: {row['picked'][2]:.1f} of {row['best'][2]:.1f} requests/s, "
-            f"{row['share']:.0%}; promised were {row['promised']:.1f}"
-        )
-    return rows
+    found = runs.map(grid_one, *zip(*cells, strict=True))
+
+    def tell() -> Any:
+        rows = list(found)
+        for row in rows:
+            print(
+                f"  {row['shapes']:12s} TTFT {row['slo']['ttft_ms']:g} ms: picked"
+                f" {row['picked'][0]}, best {row['best'][0]}: {row['picked'][2]:.1f} of"
+                f" {row['best'][2]:.1f} requests/s, {row['share']:.0%}; promised were"
+                f" {row['promised']:.1f}"
+            )
+        return rows
+
+    return tell
 
 
 def offline_one(policy: str, online_rate: float, offline_rate: float) -> dict[str, Any]:
     """Return what online requests met, and the offline tokens that came beside them."""
     scenario = SCENARIOS["smooth"]
-    workload: Workload = _smooth(online_rate)
+    workload: Workload = smooth(online_rate, 180, SEED)
     end_s = workload[-1].arrival_s
     if offline_rate:
         workload = with_offline(workload, offline_rate, end_s, SEED + 1)
@@ -225,7 +200,7 @@ def offline_one(policy: str, online_rate: float, offline_rate: float) -> dict[st
     }
 
 
-def offline(pool: ProcessPoolExecutor) -> Any:
+def offline(runs: Runs) -> Tell:
     """Tell what offline work costs online work, with classes and without."""
     cells = [
         (policy, online_rate, offline_rate)
@@ -234,13 +209,19 @@ def offline(pool: ProcessPoolExecutor) -> Any:
         for policy in ("elastic", "elastic-classes")
         if offline_rate or policy == "elastic"
     ]
-    rows = list(pool.map(offline_one, *zip(*cells, strict=True)))
-    for row in rows:
-        print(
-            f"  {row['policy']:16s} {row['online_rate']:g} online, {row['offline_rate']:g} offline"
-            f": {row['online_attainment']:.1%} met, {row['offline_tokens_per_s']:,.0f} tokens/s"
-        )
-    return rows
+    found = runs.map(offline_one, *zip(*cells, strict=True))
+
+    def tell() -> Any:
+        rows = list(found)
+        for row in rows:
+            print(
+                f"  {row['policy']:16s} {row['online_rate']:g} online, {row['offline_rate']:g}"
+                f" offline: {row['online_attainment']:.1%} met,"
+                f" {row['offline_tokens_per_s']:,.0f} tokens/s"
+            )
+        return rows
+
+    return tell
 
 
 def speed_one(policy: str) -> float:
@@ -251,21 +232,27 @@ def speed_one(policy: str) -> float:
     return 60 * len(workload) / (process_time() - began_s)
 
 
-def speed(pool: ProcessPoolExecutor) -> Any:
+def speed(runs: Runs) -> Tell:
     """Tell how fast the simulator is."""
     policies = ("elastic", "colocated", "arrow-v2")
-    found = dict(zip(policies, pool.map(speed_one, policies), strict=True))
-    for policy, requests in found.items():
-        print(f"  {policy:12s} {requests:,.0f} requests a minute of CPU")
-    return found
+    rates = runs.map(speed_one, policies)
+
+    def tell() -> Any:
+        found = dict(zip(policies, rates, strict=True))
+        for policy, requests in found.items():
+            print(f"  {policy:12s} {requests:,.0f} requests a minute of CPU")
+        return found
+
+    return tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run studies; return 1 if one that was named cannot run."""
-    studies: dict[str, Callable[[ProcessPoolExecutor], Any]] = {
-        "calibration": calibration,
+    studies: dict[str, Callable[[Runs], Tell]] = {
         **{name: partial(sweep, name) for name in SWEEPS},
         "method-grid": method_grid,
+        "calibration": calibration,
+        "smooth-static": smooth_static,
         "offline": offline,
         "speed": speed,
     }
@@ -276,19 +263,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in studies:
             parser.error(f"no study {name!r}; there are {', '.join(studies)}")
     OUT.mkdir(parents=True, exist_ok=True)
-    missing = 0
+    missing, cpu_s, began_s = 0, 0.0, monotonic()
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        begun = {}
         for name in names or studies:
-            began_s = monotonic()
+            runs = Runs(pool)
+            begun[name] = (runs, studies[name](runs))
+        for name, (runs, tell) in begun.items():
             print(f"{name}:", flush=True)
             try:
-                found = studies[name](pool)
+                found = tell()
             except TraceError as error:
                 print(f"  skipped: {error}")
                 missing += bool(names)
                 continue
             (OUT / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
-            print(f"  {monotonic() - began_s:.0f} s", flush=True)
+            cpu_s += runs.cpu_s
+            print(f"  {runs.cpu_s:.0f} s of CPU", flush=True)
+    print(f"{monotonic() - began_s:.0f} s in all, {cpu_s:.0f} s of CPU")
     return 1 if missing else 0
 
 

@@ -1,8 +1,7 @@
 """Does the closed form pick a good method? Every method and split, simulated, beside its pick."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -11,8 +10,9 @@ from epd.policy.method import rank_methods
 from epd.vocabulary import Method, Role
 from epd_sim.gateway import GatewayPlacer
 from epd_sim.observe import mean_shape, policy_slo
-from epd_sim.policies import Plan, Setup, serve
+from epd_sim.policies import Setup
 from epd_sim.results import Slo, Tpot
+from epd_sim.sustained import highest, meets_slo, splits
 from epd_sim.workload import Request, Shape, arrive, poisson_gaps
 
 SHAPES: Final[dict[str, tuple[Shape, ...]]] = {
@@ -53,15 +53,6 @@ class Cell:
         return self.picked[2] / self.best[2] if self.best[2] else 1.0
 
 
-def all_splits(pods: int) -> Iterator[tuple[Method, dict[Role, int]]]:
-    """Yield every method with every split that leaves no role empty."""
-    for method in Method:
-        roles = method.roles
-        for counts in product(range(1, pods + 1), repeat=len(roles)):
-            if sum(counts) == pods:
-                yield method, dict(zip(roles, counts, strict=True))
-
-
 def draw(shapes: str, rate: float, seconds: float, seed: int) -> list[Request]:
     """Return equal parts of some shapes, Poisson arrivals."""
     kinds = SHAPES[shapes]
@@ -82,20 +73,15 @@ def cell(setup: Setup, shapes: str, slo: Slo, *, seconds: float = 90.0, seed: in
     promised = pick.requests_per_s
 
     def holds(counts: Mapping[Role, int], rate: float) -> bool:
-        workload = draw(shapes, rate, seconds, seed)
-        plan: Plan = (counts, GatewayPlacer(), None)
-        results = serve(setup, "split", workload, plan).results
-        return results.attainment(slo) >= slo.attainment
+        return meets_slo(setup, (counts, GatewayPlacer(), None), draw(shapes, rate, seconds, seed))
 
     def sustained(counts: Mapping[Role, int], low: float, high: float) -> float:
-        while high - low > 0.02 * promised:
-            middle = (low + high) / 2
-            low, high = (middle, high) if holds(counts, middle) else (low, middle)
-        return low
+        return highest(lambda rate: holds(counts, rate), low, high, 0.02 * promised)
 
     picked = (pick.method, pick.pods, sustained(pick.pods, 0.0, 2 * promised))
     best: tuple[Method, Mapping[Role, int], float] = picked
-    for method, counts in all_splits(setup.pods):
-        if counts != pick.pods and holds(counts, low := 1.02 * best[2]):
-            best = (method, counts, sustained(counts, low, 2 * promised))
+    for method in Method:
+        for counts in splits(method, setup.pods):
+            if counts != pick.pods and holds(counts, low := 1.02 * best[2]):
+                best = (method, counts, sustained(counts, low, 2 * promised))
     return Cell(shapes, slo, promised, picked, best)

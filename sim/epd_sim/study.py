@@ -1,4 +1,4 @@
-"""Studies: several policies over one workload, the rate that each sustains, how large a fleet is.
+"""Studies: several policies over one workload, and how large a fleet is.
 
 What a study finds is plain data (`Row`): a table, JSON and plots are made of it elsewhere.
 """
@@ -17,9 +17,6 @@ from epd_sim.observe import mean_shape, policy_slo
 from epd_sim.policies import Outcome, Plan, Setup, run, serve
 from epd_sim.results import Column
 from epd_sim.workload import Workload
-
-MakeWorkload = Callable[[float], Workload]
-"""Returns a workload of so many requests a second."""
 
 
 @dataclass(frozen=True)
@@ -91,32 +88,6 @@ def compare(setup: Setup, policies: Sequence[str], workload: Workload) -> Iterat
 def fluid_limit(setup: Setup, workload: Workload) -> float:
     """Return requests per second that no split of the fleet can exceed."""
     return fluid_goodput(workload, setup.costs.curves(), setup.slo, setup.pods)
-
-
-def sustained_rate(
-    setup: Setup, policy: str, make: MakeWorkload, low: float, high: float, steps: int = 5
-) -> float:
-    """Return the highest rate at which attainment holds, between two rates, by bisection.
-
-    Args:
-        setup: The cluster and its SLO.
-        policy: By name.
-        make: Draws the workload; equal seeds for all rates.
-        low: A rate to begin with; returned as 0 where it is too much already.
-        high: The most to look at.
-        steps: Runs besides those of the two ends; each halves what is unknown.
-    """
-
-    def holds(rate: float) -> bool:
-        results = run(setup, policy, make(rate)).results
-        return results.attainment(setup.slo) >= setup.slo.attainment
-
-    if not holds(low):
-        return 0.0
-    for _ in range(steps):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class World:
         self._batching = batching
         self._placer = placer
         self._workload: Workload = ()
+        self._stopped = False
         self._hop_s = self.settings.hop_ms / 1e3
         for role in roles:
             self._new_pod(role)
@@ -165,8 +166,12 @@ class World:
 
     @property
     def is_over(self) -> bool:
-        """Whether every request has come and ended."""
-        return not self.open_calls and len(self.calls) == len(self._workload)
+        """Whether every request has come and ended, or nobody wants to know."""
+        return self._stopped or (not self.open_calls and len(self.calls) == len(self._workload))
+
+    def stop(self) -> None:
+        """End the run now; requests on their way never end."""
+        self._stopped = True
 
     def run(self, workload: Workload, *, until_s: float = float("inf")) -> Results:
         """Serve a workload to its end, or until `until_s`, and return what came of it."""
