@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from epd.tracing import Tracing, trace_id_of, valid_traceparent
+from epd.tracing import Tracing, valid_traceparent
 from epd.vocabulary import Method
 from epd.wire.messages import Api
 from epd_gateway.access import ApiKeys, KeyUse
@@ -190,11 +190,11 @@ class App:
         trace = None
         trace_id = os.urandom(16).hex()
         if self._tracing is not None:
-            trace = RequestTrace(self._tracing, traceparent, API_NAMES[api], request.id)
+            root = self._tracing.begin(API_NAMES[api], traceparent, outward=False)
             if not traceparent:  # the response's id then finds the trace
-                trace_id = trace_id_of(trace.traceparent)
-            traceparent = trace.traceparent
-            trace = trace if trace.is_sampled else None
+                trace_id = root.trace_id
+            traceparent = root.traceparent
+            trace = RequestTrace(self._tracing, root, request.id) if root.sampled else None
         record = RequestRecord(
             request.id, _ID_PREFIX[api] + trace_id, API_NAMES[api], arrived_s, int(time.time())
         )

@@ -5,31 +5,23 @@ Only made where traces are on; what is off costs a comparison.
 
 from typing import Final
 
-from epd.tracing import Span, Tracing, traceparent_of
+from epd.tracing import Span, Tracing
 from epd_gateway.journal import RequestRecord, StageRecord
 
 _FIRST_FAILURE_STATUS: Final = 500
 
 
 class RequestTrace:
-    """The spans of a request that is being served.
+    """The spans of a request that is being served, where somebody keeps them."""
 
-    Attributes:
-        traceparent: Names the request's own span.
-        is_sampled: Somebody keeps this trace; else nothing more need be made for it.
-    """
+    __slots__ = ("_open", "_root", "_tracing")
 
-    __slots__ = ("_open", "_root", "_tracing", "is_sampled", "traceparent")
-
-    def __init__(self, tracing: Tracing, parent: str, api: str, request_id: str) -> None:
-        """Begin the request's span, below `parent` if the client named one."""
+    def __init__(self, tracing: Tracing, root: Span, request_id: str) -> None:
+        """Go on below `root`, the request's own span."""
         self._tracing = tracing
-        self._root = tracing.begin(
-            api, parent, outward=False, attributes={"epd.request_id": request_id}
-        )
+        self._root = root
         self._open: dict[str, Span] = {}
-        self.traceparent = traceparent_of(self._root)
-        self.is_sampled = self._root.is_recording()
+        root.set_attributes({"epd.request_id": request_id})
 
     def begin(self, stage: str, pod: str, *, attempt: int, overflow: bool, replay: bool) -> str:
         """Begin the span of a call on a pod; return the `traceparent` that goes along."""
@@ -45,7 +37,7 @@ class RequestTrace:
                 "epd.replay": replay,
             },
         )
-        name = traceparent_of(span)
+        name = span.traceparent
         self._open[name] = span
         return name
 

@@ -3,15 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from kept_spans import KeptSpans
 
 from epd.api import load_cluster
 from epd.api.names import ControlMode
 from epd.policy.control_view import Flip, ReasonCode
 from epd.policy.curves import CostCurves, Curve
-from epd.tracing import Tracing
 from epd.vocabulary import Role, Stage
 from epd_operator.control.loop import Controller, Memory
 from epd_operator.control.ports import (
@@ -274,11 +271,10 @@ def test_prompts_of_no_known_answer_are_not_priced_yet():
 
 
 async def test_a_pass_and_its_flips_are_spans_with_the_reasons(world):
-    exporter = InMemorySpanExporter()
-    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(exporter))
+    exporter = KeptSpans()
     world.traffic = traffic(prompts=60)
     quiet = world.controller()
-    traced = replace(quiet, tracing=tracing, name="ns/demo")
+    traced = replace(quiet, tracing=exporter.tracing(), name="ns/demo")
     memory = Memory()
     for _ in range(30):
         memory = await traced.run_once(memory)

@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from kept_spans import KeptSpans, readable
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
-from epd.tracing import start_tracing, trace_id_of, traceparent_of, valid_traceparent
+from epd.tracing import start_tracing, trace_id_of, valid_traceparent
 from epd.vocabulary import Component
 
 GOOD = f"00-{'a1' * 16}-{'b2' * 8}-01"
@@ -56,9 +59,48 @@ def test_a_child_span_is_named_by_its_own_id_and_its_parents_trace():
     )
     assert tracing is not None
     span = tracing.begin("serve", GOOD, attributes={"epd.stage": "decode"})
-    name = traceparent_of(span)
+    name = span.traceparent
     assert valid_traceparent(name) == name
     assert trace_id_of(name) == trace_id_of(GOOD)
     assert name != GOOD
     # Never ended, it is never sent: nothing is left to flush.
     tracing.close()
+
+
+ATTRIBUTES = {
+    "text": "straße", "empty": "", "long": "x" * 20_000, "yes": True, "no": False, "zero": 0,
+    "one": 1, "many": 2**40, "below": -3, "half": 0.5, "none": 0.0, "whole": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", [None, "", "handoff_lost", "y" * 300])
+@pytest.mark.parametrize("parent", ["", GOOD])
+@pytest.mark.parametrize("attributes", [{}, ATTRIBUTES], ids=["bare", "full"])
+def test_a_span_is_written_as_opentelemetry_writes_it(attributes, parent, failure):
+    from epd.tracing.otlp import written
+
+    kept = KeptSpans()
+    tracing = kept.tracing()
+    root = tracing.begin("the request", parent, outward=False, attributes=attributes)
+    inner = tracing.begin("a call", root, outward=True, start_ns=2**60)
+    inner.set_attributes(attributes)
+    if failure is not None:
+        inner.fail(failure)
+    inner.end()
+    root.end()
+    spans = (inner, root)
+    (group,) = encode_spans([readable(span) for span in spans]).resource_spans
+    theirs = list(group.scope_spans[0].spans)
+    ours = list(ScopeSpans.FromString(b"".join(map(written, spans))).spans)
+    for span in theirs:
+        if span.status.code == 0:
+            span.ClearField("status")  # said, but with nothing in it
+    assert ours == theirs
+
+
+def test_a_span_of_a_trace_that_nobody_keeps_is_not_sent():
+    kept = KeptSpans()
+    root = kept.tracing().begin("the request", f"{GOOD[:-2]}00")
+    root.end()
+    assert root.traceparent.endswith("-00")
+    assert kept.get_finished_spans() == ()

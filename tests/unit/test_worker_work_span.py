@@ -1,11 +1,8 @@
 """The spans of a worker: its work, and the handoffs that the work took."""
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from kept_spans import KeptSpans
 
-from epd.tracing import Tracing
 from epd.wire.messages import Api, EcHandle, Encode, Generate, Image, KvHandle, Phase, Submit
 from epd_worker.work_span import WorkSpan
 
@@ -16,9 +13,9 @@ KV = KvHandle("giver-p", "hash", "k1", size_bytes=20)
 
 def spans_of(work, handoff_us=1500, failure=""):
     """Return the spans of a piece of work, the last to end last."""
-    exporter = InMemorySpanExporter()
-    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(exporter))
-    WorkSpan(tracing, Submit(1, "request-1", work, traceparent=PARENT)).end(handoff_us, failure)
+    exporter = KeptSpans()
+    submit = Submit(1, "request-1", work, traceparent=PARENT)
+    WorkSpan(exporter.tracing(), submit).end(handoff_us, failure)
     return list(exporter.get_finished_spans())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from time import time_ns
 from typing import Final
 
-from epd.tracing import Tracing, traceparent_of
+from epd.tracing import Tracing
 from epd.wire.messages import EcHandle, Encode, Generate, KvHandle, Phase, Submit
 from epd_worker.engine import TRACEPARENT
 
@@ -34,7 +34,7 @@ class WorkSpan:
             outward=False,
             attributes={"epd.request": submit.request_id},
         )
-        TRACEPARENT.set(traceparent_of(self._span))  # each piece of work is a task of its own
+        TRACEPARENT.set(self._span.traceparent)  # each piece of work is a task of its own
 
     def end(self, handoff_us: int, failure: str = "") -> None:
         """End it.

@@ -3,11 +3,8 @@
 import pytest
 from fake_cluster import until
 from fake_workers import DIE, Fault, text_of
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from kept_spans import KeptSpans
 
-from epd.tracing import Tracing
 from epd.vocabulary import Role
 from epd.wire.messages import Phase
 from epd_gateway import server
@@ -20,9 +17,8 @@ SAMPLED = f"00-{TRACE_ID}-{CLIENT_SPAN}-01"
 @pytest.fixture
 def exporter(monkeypatch):
     """Return where the gateway's spans go."""
-    kept = InMemorySpanExporter()
-    tracing = Tracing(TracerProvider(), SimpleSpanProcessor(kept))
-    monkeypatch.setattr(server, "start_tracing", lambda *_: tracing)
+    kept = KeptSpans()
+    monkeypatch.setattr(server, "start_tracing", lambda *_: kept.tracing())
     return kept
 
 
