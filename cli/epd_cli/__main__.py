@@ -241,7 +241,8 @@ def _add_profile(commands: "Commands") -> None:
         commands,
         "profile",
         "Measure what the stages cost on a live worker; write the curves for epd simulate.",
-        "  epd profile tiny-0 -o tiny.yaml\n  epd profile 10.0.0.7:9000 -o h200.yaml\n"
+        "  epd profile tiny-0 -o tiny.yaml                      handoffs to another pod, too\n"
+        "  epd profile 10.0.0.7:9000 --taker 10.0.0.8:9000 -o h200.yaml\n"
         "  epd simulate smooth --model h200.yaml\n"
         "  epd profile --from aiconfigurator --model Qwen/Qwen3-VL-8B-Instruct --gpu b200 "
         "-o b200.yaml\n\n"
@@ -262,12 +263,26 @@ def _add_profile(commands: "Commands") -> None:
     )
     command.add_argument("--model", metavar="NAME", help="for --from: as on Hugging Face")
     command.add_argument("--gpu", metavar="GPU", help="for --from: h100, h200, b200, h100_pcie, …")
+    command.add_argument(
+        "--taker",
+        metavar="POD|HOST:PORT",
+        help="a second worker, to measure handoffs to (default: another pod of the same cluster)",
+    )
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="the curves file")
     command.add_argument(
-        "--repeats", type=_count, default=5, metavar="N", help="of each size (%(default)s)"
+        "--repeats",
+        type=_count,
+        default=7,
+        metavar="N",
+        help="rounds over all sizes at least; more where the machine is not quiet (%(default)s)",
     )
     command.add_argument("--quick", action="store_true", help="the smaller sizes only")
-    command.add_argument("--seed", type=int, default=1, metavar="N", help="(%(default)s)")
+    command.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of prompts and pictures (default: another at each run, for workers cache)",
+    )
     _add_cluster_choice(command)
 
 

@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from itertools import pairwise
-from math import sqrt
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from rich.progress import Progress
@@ -17,20 +17,13 @@ from epd.wire.messages import Description
 from epd_cli.connect import chosen_cluster
 from epd_cli.failures import CommandError, UsageError
 from epd_cli.profile_fit import Fit, Measured, Residual, fit
-from epd_cli.profile_kernels import Sizes, kernels
-from epd_cli.profile_worker import Probe, probing
+from epd_cli.profile_handoff import require_pair
+from epd_cli.profile_kernels import kernels
+from epd_cli.profile_measure import longest_prompt, measure
+from epd_cli.profile_sizes import SIZES
+from epd_cli.profile_worker import probing
 from epd_cli.study_traffic import bar
 from epd_cli.tables import print_table
-
-PROMPTS: Final = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-BATCHES: Final = (1, 8, 32, 128)
-CONTEXTS: Final = (64, 1024)
-PICTURES: Final = ((448, 448), (1024, 1024), (1920, 1080))
-PICTURES_AT_ONCE: Final = (1, 4)
-STEPS: Final = 40
-QUICK: Final = 5
-QUICK_BATCHES: Final = 2
-"""What `--quick` keeps of prompts and batches."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,14 +32,27 @@ def run(options: argparse.Namespace) -> int:
         return _from_kernels(options)
     if not options.worker:
         raise UsageError("which worker? name a pod, HOST:PORT, or --from aiconfigurator")
-    address = options.worker if ":" in options.worker else _address_of_pod(options)
+    giver, taker = _addresses(options)
+    if options.seed is None:
+        # What a worker has seen before is in its caches.
+        options.seed = secrets.randbelow(2**31)
     with bar(1, quiet=False) as progress:
-        measured, description = asyncio.run(_measure(address, options, progress))
+        measured, description, took = asyncio.run(_measure(giver, taker, options, progress))
     fitted = fit(measured)
     _show(fitted)
+    if measured.noise is not None:
+        print(
+            f"{measured.rounds} rounds, every other one differs by {measured.noise:.1%}; "
+            f"seed {options.seed}"
+        )
+    if not took:
+        print("handoffs were not measured: that takes a second worker, --taker POD|HOST:PORT")
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     source = f"{description.model} ({description.engine}), epd profile of a live worker, {now}"
-    tree = {"source": source, **fitted.sections, **_facts(description, measured)}
+    facts = _facts(description, measured)
+    pair = f"{description.worker_id} to {took}" if took else "not measured"
+    handoff = {**fitted.sections.get("handoff", {}), **facts["handoff"], "source": pair}
+    tree = {"source": source, **fitted.sections, **facts, "handoff": handoff}
     write_curves(Path(options.output), tree)
     return 0
 
@@ -55,8 +61,7 @@ def _from_kernels(options: argparse.Namespace) -> int:
     """Make the curves of NVIDIA's kernel times, which needs no GPU."""
     if not (options.model and options.gpu) or options.worker:
         raise UsageError("--from aiconfigurator takes --model and --gpu, and no worker")
-    sizes = Sizes(PROMPTS, _between(PROMPTS), BATCHES, CONTEXTS, PICTURES, PICTURES_AT_ONCE)
-    found = kernels(options.model, options.gpu, sizes)
+    found = kernels(options.model, options.gpu, SIZES)
     fitted = fit(found.measured)
     _show(fitted)
     capacity: dict[str, Any] = {"kv_tokens": found.kv_tokens}
@@ -65,7 +70,7 @@ def _from_kernels(options: argparse.Namespace) -> int:
     tree = {
         "source": found.source,
         **fitted.sections,
-        "handoff": _handoff(found.measured),
+        "handoff": {**_bytes(found.measured), "source": "not measured"},
         "capacity": capacity,
     }
     write_curves(Path(options.output), tree)
@@ -87,76 +92,48 @@ def write_curves(path: Path, tree: Mapping[str, Any]) -> None:
     print(f"\nwrote {path}: for epd simulate --model, and costCurvesFile of a simulated engine")
 
 
-def _address_of_pod(options: argparse.Namespace) -> str:
-    pods = {pod.name: pod.address for pod in chosen_cluster(options).read().pods}
-    if options.worker not in pods:
-        raise CommandError(
-            f"{options.worker!r} is neither HOST:PORT nor a pod; there are {', '.join(pods)}"
-        )
-    return pods[options.worker]
+def _addresses(options: argparse.Namespace) -> tuple[str, str]:
+    """Return where the worker and the taker of its handoffs are; no taker: empty.
+
+    Beside a pod, another pod of its cluster takes.
+    """
+    names = [name for name in (options.worker, options.taker) if name and ":" not in name]
+    pods: dict[str, str] = {}
+    if names:
+        found = chosen_cluster(options).read().pods
+        pods = {pod.name: pod.address for pod in found if pod.address}
+    for name in names:
+        if name not in pods:
+            raise CommandError(
+                f"{name!r} is neither HOST:PORT nor a pod that runs; there are {', '.join(pods)}"
+            )
+    taker = options.taker or next((name for name in pods if name != options.worker), "")
+    return pods.get(options.worker, options.worker), pods.get(taker, taker)
 
 
 async def _measure(
-    address: str, options: argparse.Namespace, progress: Progress
-) -> tuple[Measured, Description]:
-    """Measure every stage that fits into the worker.
-
-    Of the repeats the fastest counts: what else the machine does can only delay.
-    """
-    measured = Measured()
-    task = progress.tasks[0].id
-    async with probing(address, options.seed) as probe:
+    giver: str, to: str, options: argparse.Namespace, progress: Progress
+) -> tuple[Measured, Description, str]:
+    """Measure every stage that fits into the worker; return also who took handoffs, if any."""
+    async with AsyncExitStack() as stack:
+        probe = await stack.enter_async_context(probing(giver, options.seed))
+        taker = None
+        if to:
+            taker = await stack.enter_async_context(probing(to, options.seed + 1))
+            require_pair(probe, taker)
         what = probe.description
-        longest = max(2, what.max_model_len - 2 * STEPS)
-        prompts = _up_to(PROMPTS[:QUICK] if options.quick else PROMPTS, longest)
-        between = _between(prompts)
-        pictures = PICTURES if what.max_images else ()
-        batches = BATCHES[:QUICK_BATCHES] if options.quick else BATCHES
-        progress.update(
-            task, total=2 * len(prompts) - 1 + len(pictures) + len(batches), description="warm-up"
+        sizes = SIZES.within(
+            longest_prompt(probe), images=bool(what.max_images), quick=options.quick
         )
-        await probe.prefill(prompts[0])
-        for tokens in (*prompts, *between):
-            progress.update(task, description=f"prefill {tokens} tokens")
-            found = [await probe.prefill(tokens) for _ in range(options.repeats)]
-            kv, times_ms = found[0][0].kv, [ms for _, ms in found]
-            measured.kv_bytes_per_token = kv.size_bytes // max(1, kv.tokens)
-            kind = measured.prefill if tokens in prompts else measured.held_out
-            kind.append((kv.tokens, min(times_ms)))
-            progress.advance(task)
-        for size in pictures:
-            progress.update(task, description=f"encode {size[0]} x {size[1]}")
-            await _encode(probe, size, options.repeats, measured)
-            progress.advance(task)
-        for sequences in batches:
-            progress.update(task, description=f"decode {sequences} at once")
-            for context in _up_to(CONTEXTS, longest - 2 * sequences - 2 * STEPS):
-                room = what.kv_capacity_tokens or sequences * longest
-                if sequences * (context + STEPS + 3 * sequences) > room:
-                    continue
-                if (step := await probe.decode(sequences, context, STEPS)) is not None:
-                    measured.decode.append((sequences, *step))
-            progress.advance(task)
-    return measured, what
-
-
-async def _encode(probe: Probe, size: tuple[int, int], repeats: int, measured: Measured) -> None:
-    for images in PICTURES_AT_ONCE:
-        found = [await probe.encode(size, images) for _ in range(repeats)]
-        handle = found[0][0]
-        measured.ec_bytes_per_token = handle.size_bytes // max(1, handle.tokens)
-        measured.encode.append((handle.tokens, images, min(ms for _, ms in found)))
-
-
-def _up_to(sizes: Sequence[int], most: int) -> Sequence[int]:
-    return [size for size in sizes if size <= most] or [max(1, most)]
+        measured = await measure(probe, taker, sizes, options.repeats, progress)
+    return measured, what, taker.description.worker_id if taker else ""
 
 
 def _facts(what: Description, measured: Measured) -> dict[str, Any]:
     """Return the sections that are told by the worker, not measured."""
     kv_tokens = what.kv_capacity_tokens or what.max_model_len
     return {
-        "handoff": _handoff(measured),
+        "handoff": _bytes(measured),
         "capacity": {
             "context_tokens": min(what.max_model_len, kv_tokens),
             "kv_tokens": kv_tokens,
@@ -166,17 +143,12 @@ def _facts(what: Description, measured: Measured) -> dict[str, Any]:
     }
 
 
-def _handoff(measured: Measured) -> dict[str, int]:
+def _bytes(measured: Measured) -> dict[str, int]:
     sizes = {
         "kv_bytes_per_token": measured.kv_bytes_per_token,
         "ec_bytes_per_token": measured.ec_bytes_per_token,
     }
     return {name: size for name, size in sizes.items() if size}
-
-
-def _between(sizes: Sequence[int]) -> list[int]:
-    """Return the sizes half way, as ratios go."""
-    return [round(sqrt(a * b)) for a, b in pairwise(sizes)]
 
 
 def _show(fitted: Fit) -> None:

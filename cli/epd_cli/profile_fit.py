@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from epd.policy.curves import Curve, fit_quadratic, least_squares
 
@@ -17,6 +17,7 @@ GOOD_FIT: Final = 0.05
 """A formula that misses a measured prefill by more is not used."""
 
 _GRID_FACTOR: Final = sqrt(2.0)
+_Group = TypeVar("_Group")
 
 
 @dataclass
@@ -28,16 +29,22 @@ class Measured:
         prefill: (prompt, ms).
         decode: (sequences, context of all of them together, ms of a step).
         held_out: (prompt, ms until the first token), for no fit.
+        handoff: ("KV" or "EC", bytes, ms that the taker waited).
         ec_bytes_per_token: Of an embedding; 0: not seen.
         kv_bytes_per_token: Of the KV cache; 0: not seen.
+        rounds: How often each size was measured.
+        noise: How far two measurements of the same lengths differ, as a share; None: not known.
     """
 
     encode: list[tuple[int, int, float]] = field(default_factory=list)
     prefill: list[tuple[int, float]] = field(default_factory=list)
     decode: list[tuple[int, float, float]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)
+    handoff: list[tuple[str, int, float]] = field(default_factory=list)
     ec_bytes_per_token: int = 0
     kv_bytes_per_token: int = 0
+    rounds: int = 0
+    noise: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Residual:
 
     Attributes:
         what: The stage and its size.
-        measured_ms: As measured, the fastest of its repeats.
+        measured_ms: As measured.
         fitted_ms: As the curves have it.
     """
 
@@ -111,6 +118,9 @@ def fit(measured: Measured) -> Fit:
             Residual(f"encode {count} x {size} tokens", ms, run_ms + count * images[size])
             for size, count, ms in measured.encode
         ]
+    if measured.handoff:
+        sections["handoff"], off = _handoff(measured.handoff)
+        residuals += off
     held_out = [
         Residual(f"TTFT of {tokens} tokens", ms, points.at(tokens))
         for tokens, ms in measured.held_out
@@ -133,20 +143,51 @@ def _prefill(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(0.0, max(0.0, start)), *known]
 
 
-def _shared(rows: Iterable[tuple[int, float, float, float]]) -> tuple[float, dict[int, float]]:
+def _handoff(
+    moved: Sequence[tuple[str, int, float]],
+) -> tuple[dict[str, Any], list[Residual]]:
+    """Return a curves file's handoff section, and how far each measurement is off it.
+
+    EC and KV share the link; what each costs besides its bytes is its own.
+    """
+    byte_ms, fixed_ms = _shared([(kind, size, 1.0, ms) for kind, size, ms in moved])
+    sizes = [size for _, size, _ in moved]
+    if not byte_ms:
+        # The bytes do not show beside the fixed part: the link is at least so fast.
+        byte_ms = GOOD_FIT * max(fixed_ms.values()) / max(sizes)
+    kv_ms = fixed_ms.get("KV", max(fixed_ms.values()))
+    section: dict[str, Any] = {"fixed_ms": round(kv_ms, 4)}
+    if "EC" in fixed_ms:
+        section["ec_fixed_ms"] = round(fixed_ms["EC"], 4)
+    section["gib_per_s"] = round(1e3 / byte_ms / 2**30, 4)
+    section["measured_bytes"] = [min(sizes), max(sizes)]
+    return section, [
+        Residual(f"{kind} of {size / 2**20:.3g} MiB", ms, fixed_ms[kind] + byte_ms * size)
+        for kind, size, ms in moved
+    ]
+
+
+def _shared(
+    rows: Iterable[tuple[_Group, float, float, float]],
+) -> tuple[float, dict[_Group, float]]:
     """Return (a, b) of ms = a u + b[group] v by least squared relative error, none negative.
 
     Args:
         rows: (group, u, v, ms).
     """
     known = list(rows)
-    groups = sorted({group for group, *_ in known})
-    table = [
-        [u / ms, *(v / ms if group == of else 0.0 for of in groups)] for group, u, v, ms in known
-    ]
-    shared, *own = least_squares(table, [1.0] * len(known))
-    if shared >= 0 and min(own) >= 0 and len(known) > len(groups):
-        return shared, dict(zip(groups, own, strict=True))
+    groups = list(dict.fromkeys(group for group, *_ in known))
+    kept = list(groups)
+    while len(known) > len(groups):
+        table = [
+            [u / ms, *(v / ms if group == of else 0.0 for of in kept)] for group, u, v, ms in known
+        ]
+        shared, *own = least_squares(table, [1.0] * len(known))
+        if shared < 0:
+            break
+        if not own or min(own) >= 0:
+            return shared, {**dict.fromkeys(groups, 0.0), **dict(zip(kept, own, strict=True))}
+        del kept[own.index(min(own))]
     means = {}  # too little, or too noisy, to tell the two apart
     for group in groups:
         parts = [(v, ms) for of, _, v, ms in known if of == group]

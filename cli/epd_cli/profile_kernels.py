@@ -5,13 +5,13 @@ measurement). What it leaves out: the CPU's share, scheduling, image decoding, h
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
 from epd_cli.failures import CommandError
 from epd_cli.profile_fit import Measured
+from epd_cli.profile_sizes import Sizes
 
 PACKAGE: Final = "aiconfigurator-core"
 ENGINE_VERSION: Final = "0.24.0"
@@ -21,27 +21,6 @@ _GIB: Final = 2**30
 _BYTES_PER_NUMBER: Final = 2  # bf16
 _MEMORY_SHARE: Final = 0.9
 _OUTPUT: Final = 64  # of requests that are only prefilled; any
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What to ask for.
-
-    Attributes:
-        prompts: Tokens of prompts.
-        held_out: Tokens of prompts that go into no fit.
-        batches: Sequences of a decode step.
-        contexts: Tokens of context of each of them.
-        pictures: Width and height.
-        pictures_at_once: Images of one run.
-    """
-
-    prompts: Sequence[int]
-    held_out: Sequence[int]
-    batches: Sequence[int]
-    contexts: Sequence[int]
-    pictures: Sequence[tuple[int, int]]
-    pictures_at_once: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

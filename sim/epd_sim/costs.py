@@ -43,7 +43,8 @@ class StageCosts:
         decode_token_ms: Reading the KV cache of one token in a decode step.
         kv_bytes_per_token: Of the KV cache.
         ec_bytes_per_token: Of an embedding.
-        handoff_ms: Each handoff, however small.
+        kv_handoff_ms: Each handoff of a KV cache, however small.
+        ec_handoff_ms: Each handoff of an embedding, however small.
         handoff_bytes_per_s: Speed of one taker's link.
         kv_tokens: Tokens that fit into the KV cache of a pod.
         ec_tokens: Tokens of embeddings that a pod can hold for others.
@@ -59,7 +60,8 @@ class StageCosts:
     decode_token_ms: float
     kv_bytes_per_token: int
     ec_bytes_per_token: int
-    handoff_ms: float
+    kv_handoff_ms: float
+    ec_handoff_ms: float
     handoff_bytes_per_s: float
     kv_tokens: int
     ec_tokens: int
@@ -79,7 +81,8 @@ class StageCosts:
             decode_token_ms=file.decode_step.ms_per_1000_tokens / 1e3,
             kv_bytes_per_token=handoff.kv_bytes_per_token,
             ec_bytes_per_token=handoff.ec_bytes_per_token,
-            handoff_ms=handoff.fixed_ms * file.time_scale,
+            kv_handoff_ms=handoff.fixed_ms * file.time_scale,
+            ec_handoff_ms=handoff.embedding_ms * file.time_scale,
             handoff_bytes_per_s=handoff.gib_per_s * 2**30 / (file.time_scale or 1.0),
             kv_tokens=capacity.kv_tokens,
             ec_tokens=capacity.ec_bytes // handoff.ec_bytes_per_token,
@@ -126,9 +129,17 @@ class StageCosts:
         dense = table[sequences] if sequences < _TABLE_SIZE else at(self.decode_ms, sequences)
         return dense + self.decode_token_ms * context_tokens
 
-    def handoff_s(self, tokens: int, bytes_per_token: int) -> float:
-        """Return the seconds one handoff takes on an idle link."""
-        return self.handoff_ms / 1e3 + tokens * bytes_per_token / self.handoff_bytes_per_s
+    def kv_handoff_s(self, tokens: int) -> float:
+        """Return the seconds that moving a KV cache of so many tokens takes on an idle link."""
+        return (
+            self.kv_handoff_ms / 1e3 + tokens * self.kv_bytes_per_token / self.handoff_bytes_per_s
+        )
+
+    def ec_handoff_s(self, tokens: int) -> float:
+        """Return the seconds that moving an embedding of so many tokens takes on an idle link."""
+        return (
+            self.ec_handoff_ms / 1e3 + tokens * self.ec_bytes_per_token / self.handoff_bytes_per_s
+        )
 
     def curves(self) -> CostCurves:
         """Return the same as the production policy knows it: its belief is the truth here."""
@@ -139,7 +150,8 @@ class StageCosts:
             decode_ms=PolicyCurve(self.decode_ms),
             encode_run_ms=self.encode_batch_ms,
             decode_token_ms=self.decode_token_ms,
-            handoff_ms=self.handoff_ms,
+            handoff_ms=self.kv_handoff_ms,
+            ec_handoff_ms=self.ec_handoff_ms,
             handoff_bytes_per_ms=self.handoff_bytes_per_s / 1e3,
             kv_bytes_per_token=self.kv_bytes_per_token,
             ec_bytes_per_token=self.ec_bytes_per_token,

@@ -54,7 +54,8 @@ H800_VICUNA_7B: Final = StageCosts(
     kv_bytes_per_token=524_288,
     ec_bytes_per_token=8_192,
     # 7.3 ms for LLaVA-1.5's KV cache of about 630 tokens; 1.5 ms for its embedding.
-    handoff_ms=0.0,
+    kv_handoff_ms=0.0,
+    ec_handoff_ms=0.0,
     handoff_bytes_per_s=630 * 524_288 / 7.3e-3,
     # (85 GB - 14.7 GB weights) less 20 % for activations, 80 % of it.
     kv_tokens=86_000,

@@ -238,8 +238,8 @@ class Pod:
 
     def _handoff_s(self, piece: Piece) -> float:
         costs = self.costs
-        size = costs.ec_bytes_per_token if piece.stage is PREFILL else costs.kv_bytes_per_token
-        return sum(costs.handoff_s(tokens, size) for _, tokens in piece.sources)
+        one_s = costs.ec_handoff_s if piece.stage is PREFILL else costs.kv_handoff_s
+        return sum(one_s(tokens) for _, tokens in piece.sources)
 
     def _pulled(self, piece: Piece) -> None:
         if self.alive and piece in self._pulling:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from epd.api.curves import CurvesFile
 from epd.policy.curves import Curve
 from epd_cli.__main__ import main
 from epd_cli.profile_fit import Fit, Measured, fit
+from epd_cli.profile_rounds import disagreement, typical
+from epd_operator.control.curves_file import curves_of
 from epd_sim.costs import StageCosts
 
 SIZES = (64, 256, 1024, 4096)
@@ -52,9 +55,70 @@ def test_reading_contexts_is_told_apart_from_the_batch():
     assert curve(found, "decode_step", "batch_ms").at(32) == pytest.approx(8.2, rel=0.01)
 
 
+GIB = 2**30
+
+
+def moved(kv_ms, ec_ms, gib_per_s):
+    sizes = [("KV", 2**k) for k in (22, 25, 28)] + [("EC", 2**k) for k in (20, 22)]
+    fixed = {"KV": kv_ms, "EC": ec_ms}
+    return [(kind, n, fixed[kind] + n / GIB / gib_per_s * 1e3) for kind, n in sizes]
+
+
+def test_handoffs_share_a_link_and_each_kind_has_its_own_fixed_part(tmp_path):
+    found = fit(measured(handoff=moved(kv_ms=5, ec_ms=3, gib_per_s=2)))
+    assert found.sections["handoff"] == {
+        "fixed_ms": pytest.approx(5, rel=1e-3),
+        "ec_fixed_ms": pytest.approx(3, rel=1e-3),
+        "gib_per_s": pytest.approx(2, rel=1e-3),
+        "measured_bytes": [2**20, 2**28],
+    }
+    assert max(abs(residual.error) for residual in found.residuals) < 0.01
+    file = tmp_path / "curves.yaml"
+    file.write_text(yaml.safe_dump({"handoff": dict(found.sections["handoff"])}))
+    read = CurvesFile.read(file)
+    costs, believed = StageCosts.of(read), curves_of(read)
+    tokens = 4096 * 147_456 / GIB / 2  # seconds that the bytes of as many tokens take
+    assert costs.kv_handoff_s(4096) == pytest.approx(0.005 + tokens, rel=1e-3)
+    assert costs.ec_handoff_s(0) == pytest.approx(0.003, rel=1e-3)
+    assert costs.curves().ec_handoff(0) == believed.ec_handoff(0) == pytest.approx(3, rel=1e-3)
+    assert believed.handoff(0) == pytest.approx(5, rel=1e-3)
+
+
+def test_bytes_that_do_not_show_bound_the_links_speed_from_below():
+    found = fit(measured(handoff=[("KV", 1000, 5.0), ("KV", 2**20, 5.1), ("KV", 2**21, 4.9)]))
+    section = found.sections["handoff"]
+    assert section["fixed_ms"] == pytest.approx(5)
+    assert 2**21 / GIB / section["gib_per_s"] * 1e3 == pytest.approx(0.25, rel=1e-3)
+    assert "ec_fixed_ms" not in section
+
+
+def test_a_fixed_part_that_does_not_show_is_none_and_the_bytes_are_kept():
+    found = fit(measured(handoff=[("KV", 2**24, 15.0), ("KV", 2**28, 250.0), ("KV", 2**29, 501.0)]))
+    assert found.sections["handoff"]["fixed_ms"] == 0
+    assert found.sections["handoff"]["gib_per_s"] == pytest.approx(1, rel=0.05)
+
+
 def test_noise_that_would_make_a_part_negative_leaves_that_part_out():
     found = fit(measured(decode=[(1, 64.0, 6.0), (1, 1024.0, 5.0)]))
     assert found.sections["decode_step"] == {"batch_ms": [[1, 5.5]], "ms_per_1000_tokens": 0.0}
+
+
+def test_what_disturbs_whole_rounds_does_not_tell_lengths_apart():
+    true, paces = (5.0, 8.0, 21.0), (1.0, 1.9, 1.0, 3.1, 1.2, 1.0, 2.4, 1.1)
+    rounds = [[ms * pace for ms in true] for pace in paces]
+    assert typical(rounds) == pytest.approx(true)
+    assert disagreement(rounds) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_single_time_that_was_disturbed_is_forgotten():
+    rounds = [[5.0, 8.0, 21.0] for _ in range(9)]
+    rounds[3][1] = 300.0
+    assert typical(rounds) == pytest.approx((5, 8, 21))
+
+
+def test_rounds_that_differ_in_shape_say_so():
+    odd, even = [5.0, 8.0, 21.0], [5.0, 10.0, 21.0]
+    assert disagreement([even, odd] * 4) > 0.05
 
 
 @pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])

@@ -53,7 +53,16 @@ def test_the_time_scale_applies_to_every_duration() -> None:
     plain, fast = load_curves(None), load_curves(None, ["time_scale=0.01"])
     assert fast.encode_s([500]) == pytest.approx(plain.encode_s([500]) / 100)
     assert fast.step_s(7, 3, 900) == pytest.approx(plain.step_s(7, 3, 900) / 100)
-    assert fast.handoff_s(10**6) == pytest.approx(plain.handoff_s(10**6) / 100)
+    assert fast.kv_handoff_s(100) == pytest.approx(plain.kv_handoff_s(100) / 100)
+    assert fast.ec_handoff_s(10**6) == pytest.approx(plain.ec_handoff_s(10**6) / 100)
+
+
+def test_an_embedding_may_have_a_fixed_part_of_its_own():
+    one = load_curves(None, ["handoff.fixed_ms=3", "handoff.gib_per_s=1"])
+    two = load_curves(None, ["handoff.fixed_ms=3", "handoff.gib_per_s=1", "handoff.ec_fixed_ms=9"])
+    assert one.ec_handoff_s(2**30) == pytest.approx(1.003)
+    assert two.ec_handoff_s(2**30) == pytest.approx(1.009)
+    assert two.kv_handoff_s(1000) == one.kv_handoff_s(1000)
 
 
 # --- files -------------------------------------------------------------------------------------

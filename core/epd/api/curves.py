@@ -53,12 +53,31 @@ class DecodeStepCost(_Section):
 
 
 class HandoffCost(_Section):
-    """Moving EC or KV from one worker to another."""
+    """Moving EC or KV from one worker to another: what the taker waits.
+
+    Attributes:
+        fixed_ms: Each handoff, however small.
+        ec_fixed_ms: The same of an embedding; None: as of a KV cache.
+        gib_per_s: Speed of the link, for both.
+        kv_bytes_per_token: Of the KV cache.
+        ec_bytes_per_token: Of an embedding.
+        measured_bytes: The smallest and the largest handoff that was measured; beyond them the
+            line is prolonged. None: none was.
+        source: Where the times come from, where that is not the file's `source`; one line.
+    """
 
     fixed_ms: Milliseconds
+    ec_fixed_ms: Milliseconds | None = None
     gib_per_s: Annotated[float, Field(gt=0)]
     kv_bytes_per_token: Count
     ec_bytes_per_token: Count
+    measured_bytes: tuple[Count, Count] | None = None
+    source: str = ""
+
+    @property
+    def embedding_ms(self) -> float:
+        """What each handoff of an embedding costs, however small."""
+        return self.fixed_ms if self.ec_fixed_ms is None else self.ec_fixed_ms
 
 
 class Capacity(_Section):

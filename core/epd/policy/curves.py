@@ -126,6 +126,7 @@ class CostCurves:
         encode_run_ms: Each run of the encoder besides its images.
         decode_token_ms: Reading one token of KV cache in a step.
         handoff_ms: Each handoff, however small.
+        ec_handoff_ms: The same of an embedding; None: no other than of a KV cache.
         handoff_bytes_per_ms: Speed of a taker's link.
         kv_bytes_per_token: Of the KV cache.
         ec_bytes_per_token: Of an embedding.
@@ -140,6 +141,7 @@ class CostCurves:
     encode_run_ms: float = 0.0
     decode_token_ms: float = 0.0
     handoff_ms: float = 0.0
+    ec_handoff_ms: float | None = None
     handoff_bytes_per_ms: float = 2e7
     kv_bytes_per_token: float = 0.0
     ec_bytes_per_token: float = 0.0
@@ -187,8 +189,13 @@ class CostCurves:
         return step_ms - self.decode_ms.at(1.0)
 
     def handoff(self, size_bytes: float) -> float:
-        """Return the time to move so many bytes to another pod."""
+        """Return the time to move a KV cache of so many bytes to another pod."""
         return self.handoff_ms + size_bytes / self.handoff_bytes_per_ms
+
+    def ec_handoff(self, size_bytes: float) -> float:
+        """Return the time to move embeddings of so many bytes to another pod, at once."""
+        fixed_ms = self.handoff_ms if self.ec_handoff_ms is None else self.ec_handoff_ms
+        return fixed_ms + size_bytes / self.handoff_bytes_per_ms
 
     def ttft(
         self, shape: RequestShape, encode_wait_ms: float = 0.0, prefill_wait_ms: float = 0.0
@@ -198,7 +205,8 @@ class CostCurves:
         prefill_ms = prefill_wait_ms + self.prefill(new_tokens, shape.cached_tokens)
         if not shape.images:
             return prefill_ms
-        handoff_ms = self.handoff(shape.images * shape.image_tokens * self.ec_bytes_per_token)
+        size_bytes = shape.images * shape.image_tokens * self.ec_bytes_per_token
+        handoff_ms = self.ec_handoff(size_bytes)
         return (
             encode_wait_ms + self.encode(shape.images, shape.image_tokens) + handoff_ms + prefill_ms
         )

@@ -39,6 +39,7 @@ def curves_of(file: CurvesFile) -> CostCurves:
         encode_run_ms=file.encode.batch_ms * scale,
         decode_token_ms=file.decode_step.ms_per_1000_tokens / 1e3 * scale,
         handoff_ms=handoff.fixed_ms * scale,
+        ec_handoff_ms=handoff.embedding_ms * scale,
         handoff_bytes_per_ms=handoff.gib_per_s * _GIB / 1e3 / (scale or 1.0),
         kv_bytes_per_token=handoff.kv_bytes_per_token,
         ec_bytes_per_token=handoff.ec_bytes_per_token,

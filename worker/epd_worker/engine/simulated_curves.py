@@ -44,10 +44,18 @@ class CostCurves(CurvesFile):
         whole_ms = at(self.prefill_ms, done_tokens + chunk_tokens)
         return whole_ms - at(self.prefill_ms, done_tokens)
 
-    def handoff_s(self, size_bytes: int) -> float:
-        """Return the duration of moving so many bytes."""
+    def kv_handoff_s(self, tokens: int) -> float:
+        """Return the duration of moving the KV cache of so many tokens."""
+        handoff = self.handoff
+        return self._moved_s(handoff.fixed_ms, tokens * handoff.kv_bytes_per_token)
+
+    def ec_handoff_s(self, size_bytes: int) -> float:
+        """Return the duration of moving an embedding of so many bytes."""
+        return self._moved_s(self.handoff.embedding_ms, size_bytes)
+
+    def _moved_s(self, fixed_ms: float, size_bytes: int) -> float:
         transfer_ms = size_bytes / (self.handoff.gib_per_s * 2**30) * 1e3
-        return (self.handoff.fixed_ms + transfer_ms) * self.time_scale / 1e3
+        return (fixed_ms + transfer_ms) * self.time_scale / 1e3
 
 
 def load_curves(path: Path | None, overrides: Iterable[str] = ()) -> CostCurves:
