@@ -88,8 +88,8 @@ bench-operator: env ## Measure the operator, and gateways that follow pods, on a
 figures: env ## Run the simulator's studies; writes build/figures/NAME.json and .png.
 	$(PY) bench/figures.py $(NAME)
 
-dashboards-preview: env ## Draw the dashboards from a real Prometheus over a simulated cluster, to docs/images.
-	$(PY) hack/preview_dashboards.py
+dashboards-preview: env ## Draw the dashboards over a simulated cluster; WATCH=prometheus.json: yours; URL=: from your Prometheus.
+	$(PY) hack/preview_dashboards.py $(if $(WATCH),--watch $(WATCH)) $(if $(URL),--url $(URL))
 
 docs: env ## Build the documentation's site, strictly, into build/site.
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build

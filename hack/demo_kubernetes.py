@@ -175,7 +175,9 @@ class Demo:
         return f"""  Watch it from another terminal, and at http://127.0.0.1:{admin}/live:
     export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
     kubectl epd top {name} -n {NAMESPACE}
-    kubectl port-forward deploy/{name}-gateway {admin} -n {NAMESPACE}"""
+    kubectl port-forward deploy/{name}-gateway {admin} -n {NAMESPACE}
+  It has no Prometheus. While that forwards, this starts one, and draws the dashboards at Ctrl-C:
+    make dashboards-preview WATCH=127.0.0.1:{admin}"""
 
     def how_to_use(self) -> str:
         """Say what else one may do from that terminal."""

@@ -54,6 +54,7 @@ async def _demo(plan: Plan, *, keep: bool) -> int:
                 demo = Demo(plan, cluster, local, await _sees_images(cluster))
                 print(f"  ready after {time.monotonic() - began_s:.1f} s at {demo.base_url}")
                 print(f"  watch it: {cluster.admin_url}/live, or epd top in another terminal")
+                print(f"  dashboards: make dashboards-preview WATCH={plan.directory.targets_file}")
                 try:
                     faults = await demo.run()
                 finally:

@@ -16,6 +16,7 @@ from monitoring.board import OF_CLUSTER, Board, Kind, Panel, Query
 from monitoring.promql import CLUSTER
 
 RUNBOOKS: Final = "docs/runbooks/"
+FLIP_TITLE: Final = "{{from_role}} becomes {{to_role}}: {{why}}"
 _SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 _TAG: Final = "epd"
 _HEIGHT: Final = {Kind.NUMBER: 4}
@@ -45,7 +46,7 @@ def dashboard_text(board: Board) -> str:
             made.with_panel(_panel(panel))
     document = json.loads(json.dumps(made.build(), cls=JSONEncoder))
     for annotation in document.get("annotations", {}).get("list", []):
-        annotation |= {"step": "5s", "titleFormat": "{{from_role}} becomes {{to_role}}: {{why}}"}
+        annotation |= {"step": "5s", "titleFormat": FLIP_TITLE}
     for variable in document["templating"]["list"]:
         for name in _OF_INTERVALS:
             variable.pop(name, None)

@@ -19,9 +19,9 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from monitoring.board import Board, Kind, Panel, Query, Unit
-from monitoring.grafana import flips_expr
+from monitoring.grafana import FLIP_TITLE, flips_expr
 from monitoring.live.answers import Line, lines
-from monitoring.live.prometheus import PrometheusServer
+from monitoring.live.prometheus import Prometheus
 
 _COLUMNS: Final = 24
 _TALL: Final = {Kind.NUMBER: 1.4}
@@ -34,7 +34,7 @@ _COLOURS: Final = 96
 _GOOD, _BAD, _LIMIT = "#3f8f4f", "#c4162a", "#c4162a"
 
 
-def draw(board: Board, server: PrometheusServer, since_s: float, file: Path) -> None:
+def draw(board: Board, server: Prometheus, since_s: float, file: Path) -> None:
     """Write a PNG of a board, with what happened from `since_s` (Unix time) to now."""
     matplotlib.use("Agg")
     bands = [band for _, panels in board.rows for band in _bands(panels)]
@@ -43,7 +43,8 @@ def draw(board: Board, server: PrometheusServer, since_s: float, file: Path) -> 
     figure = plt.figure(figsize=(_WIDTH_IN, height_in))
     title = f"{board.title}: {board.description}"
     figure.text(0.01, 1 - _HEAD_IN / 2 / height_in, title, va="center", weight="bold")
-    flips = _flips(server, since_s) if board.flips else []
+    flips = flips_of(server, since_s) if board.flips else []
+    first = bands[0][0]
     top_in = height_in - _HEAD_IN
     for band, band_in in zip(bands, tall_in, strict=True):
         top_in -= band_in
@@ -52,8 +53,10 @@ def draw(board: Board, server: PrometheusServer, since_s: float, file: Path) -> 
             axes = figure.add_axes(_place(column, panel.width, top_in, band_in, height_in))
             column += panel.width
             _draw_panel(axes, panel, server, since_s)
-            for at_s in flips if panel.kind in (Kind.LINES, Kind.STACK) else ():
+            for at_s, _ in flips if panel.kind in (Kind.LINES, Kind.STACK) else ():
                 axes.axvline(at_s - since_s, color="purple", linewidth=0.8, alpha=0.6)
+            if panel is first:
+                _name_flips(axes, flips, since_s)
     _save(figure, file)
     plt.close(figure)
 
@@ -81,7 +84,7 @@ def _bands(panels: Sequence[Panel]) -> list[list[Panel]]:
     return bands
 
 
-def _draw_panel(axes: Axes, panel: Panel, server: PrometheusServer, since_s: float) -> None:
+def _draw_panel(axes: Axes, panel: Panel, server: Prometheus, since_s: float) -> None:
     axes.set_title(panel.title, loc="left", fontsize=9)
     found = [(query, lines(server, query.expr, since_s)) for query in panel.queries]
     if panel.kind is Kind.NUMBER:
@@ -183,15 +186,28 @@ def shown(value: float, unit: Unit) -> str:
 
 
 def _name(query: Query, line: Line) -> str:
-    text = query.legend
+    return _named(query.legend, line)
+
+
+def _named(text: str, line: Line) -> str:
     for label, value in line.labels.items():
         text = text.replace(f"{{{{{label}}}}}", value)
     return text
 
 
-def _flips(server: PrometheusServer, since_s: float) -> list[float]:
-    """Return when flips were made."""
-    return [line.points[0][0] for line in lines(server, flips_expr(), since_s) if line.points]
+def flips_of(server: Prometheus, since_s: float) -> list[tuple[float, str]]:
+    """Return when flips were made (Unix time), and what Grafana writes at them."""
+    return [
+        (line.points[0][0], _named(FLIP_TITLE, line))
+        for line in lines(server, flips_expr(), since_s)
+        if line.points
+    ]
+
+
+def _name_flips(axes: Axes, flips: Sequence[tuple[float, str]], since_s: float) -> None:
+    for at_s, title in flips:
+        axes.text(at_s - since_s, 0.97, title, transform=axes.get_xaxis_transform(), fontsize=5,
+                  rotation=90, va="top", ha="right", color="purple")  # fmt: skip
 
 
 def _save(figure: Any, file: Path) -> None:

@@ -25,6 +25,8 @@ def test_a_number_reads_as_a_person_would_write_it(value, unit, text):
 class Prometheus:
     """Answers every query with two series, one of them without a number."""
 
+    rate_interval = "10s"
+
     def ask(self, path, **parameters):
         begin_s = float(parameters["start"])
         times = [begin_s + 0.5 * step for step in range(20)]

@@ -15,6 +15,7 @@ import yaml
 from kube import binaries
 
 SCRAPE_INTERVAL_S: Final = 0.5
+RATE_INTERVAL: Final = "10s"
 NATIVE: Final = {
     "convert_classic_histograms_to_nhcb": True,
     "always_scrape_classic_histograms": True,
@@ -53,8 +54,32 @@ def makes_native_histograms() -> bool:
     return int((done.stdout or done.stderr).split()[2].partition(".")[0]) >= 3
 
 
-class PrometheusServer:
-    """One server; `url` is its address. As a context manager it is ready inside, and gone after."""
+class Prometheus:
+    """A server that answers, whoever runs it.
+
+    Attributes:
+        url: Its address.
+        rate_interval: Over what rates are taken, as PromQL writes it: four scrapes or more.
+    """
+
+    def __init__(self, url: str, rate_interval: str = "1m") -> None:
+        """Ask the server at `url`."""
+        self.url = url.rstrip("/")
+        self.rate_interval = rate_interval
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        """Return the data of an answer of its HTTP API; what it refuses is raised."""
+        answer = httpx.post(
+            f"{self.url}/api/v1/{path}", data=parameters, trust_env=False, timeout=QUERY_TIMEOUT_S
+        )
+        body = answer.json()
+        if body["status"] != "success":
+            raise RuntimeError(f"{body.get('error')}: {parameters.get('query')}")
+        return body["data"]
+
+
+class PrometheusServer(Prometheus):
+    """A server of our own. As a context manager it is ready inside, and gone after."""
 
     def __init__(
         self,
@@ -81,7 +106,7 @@ class PrometheusServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(f"http://127.0.0.1:{port}", RATE_INTERVAL)
         self._targets = folder / "targets.json"
         self.set_targets([])
         files = [str(path) for path in (self._targets, *target_files)]
@@ -150,16 +175,6 @@ class PrometheusServer:
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError("prometheus does not get ready; see its log")
             time.sleep(0.05)
-
-    def ask(self, path: str, **parameters: Any) -> Any:
-        """Return the data of an answer of its HTTP API; what it refuses is raised."""
-        answer = httpx.post(
-            f"{self.url}/api/v1/{path}", data=parameters, trust_env=False, timeout=QUERY_TIMEOUT_S
-        )
-        body = answer.json()
-        if body["status"] != "success":
-            raise RuntimeError(f"{body.get('error')}: {parameters.get('query')}")
-        return body["data"]
 
     def alerts(self) -> dict[str, set[str]]:
         """Return the names of alerts by state: `pending`, `firing`."""
