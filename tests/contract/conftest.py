@@ -40,7 +40,16 @@ def engine_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared_engines() -> Iterator[dict[str, EngineThread]]:
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where engines would keep what they compile or look up at their start: nothing yet."""
+    folder = tmp_path_factory.mktemp("caches")
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"):
+        os.environ[name] = str(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_engines(caches: Path) -> Iterator[dict[str, EngineThread]]:
     """Real engines take 10 s to start: the two that every test uses live as long as the session."""
     engines: dict[str, EngineThread] = {}
     yield engines

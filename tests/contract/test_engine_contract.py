@@ -155,6 +155,8 @@ async def test_what_nobody_takes_is_freed_in_time(
     owner = await engine_factory("owner", kv_lease_s=0.3, ec_lease_s=0.3)
     work = await with_handles(chat(owner, images=1), owner, picture("gray"))
     prefill = await hear(owner, prefill_of(work))
+    # The load that is known may be older than the leases: their time must pass first.
+    await asyncio.sleep(prefill.prefilled.kv.lease_ms / 1000)
     await load_where(owner, holds_nothing)
     for late in (work, decode_of(work, prefill)):
         with pytest.raises(EngineError) as lost:

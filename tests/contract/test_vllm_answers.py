@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,10 @@ def whole_answer(payload: bytes) -> object:
     return [(c["message"], c.get("logprobs"), c["finish_reason"]) for c in answer["choices"]]
 
 
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("fields", SAMPLINGS.values(), ids=SAMPLINGS)
 async def test_a_decode_elsewhere_samples_as_if_it_had_sampled_the_first_token_itself(
     here: Engine, there: Engine, fields: dict[str, Any]
@@ -97,6 +102,14 @@ async def test_a_replay_samples_as_if_it_had_sampled_all_tokens_so_far_itself(
     rest = await hear(there, replace(work, phase=Phase.DECODE, emitted_token_ids=had))
     assert had + rest.token_ids == whole.token_ids
     assert text_of(whole.payload).endswith(open_text_of(rest.payload))
+
+
+async def test_an_engine_starts_on_an_empty_machine_without_compiling_or_inspecting(
+    here: Engine, caches: Path
+) -> None:
+    """A pod has an empty HOME: either would hold up each of its starts, on CPU by 10 s and more."""
+    await hear(here, chat(here, logprobs=True, top_logprobs=3, stream=False))
+    assert files_below(caches) == []
 
 
 async def test_a_client_cannot_name_transfer_peers(here: Engine) -> None:

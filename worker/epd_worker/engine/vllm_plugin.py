@@ -2,7 +2,8 @@
 
 Installed files are never edited. What a CPU machine needs (NIXL without its spinning progress
 thread) is applied on CPU only; what our engine adds to the engine core (`vllm_core`) everywhere.
-torchvision's operators cannot wait for a vLLM plugin: `torchvision_cpu` is loaded by torch.
+torchvision's operators cannot wait for a vLLM plugin: `torchvision_cpu` is loaded by torch. A CPU
+machine also looks at a model's class without a process of its own.
 Written for the vLLM that the lock files pin.
 """
 
@@ -11,8 +12,10 @@ import multiprocessing
 import os
 import signal
 import sys
+from typing import Any
 
 from epd.vocabulary import Env
+from epd_worker.engine.vllm_patching import around
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,6 +37,7 @@ def register() -> None:
 
     if current_platform.is_cpu():
         _stop_nixl_progress_thread()
+        _inspect_models_here()
     vllm_core.apply()
 
 
@@ -46,6 +50,20 @@ def _is_model_inspection() -> bool:
     """Tell vLLM's short-lived subprocess that only looks at a model class."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name == "vllm.model_executor.models.registry"
+
+
+def _inspect_models_here() -> None:
+    """Look at a model's class in this process, which will import it in any case.
+
+    vLLM starts a process for that, to keep CUDA out of this one, and remembers what it saw below
+    HOME. A pod begins with an empty HOME, and the process took it 10 s.
+    """
+    from vllm.model_executor.models import registry
+
+    def inspect(_: Any, model: Any) -> Any:
+        return registry._ModelInfo.from_model_cls(model.load_model_cls())
+
+    around(registry._LazyRegisteredModel, "inspect_model_cls")(inspect)
 
 
 def _stop_nixl_progress_thread() -> None:

@@ -223,6 +223,9 @@ def _engine_args(settings: EngineSettings, arguments: Any) -> Any:
 
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
     on_cpu = current_platform.is_cpu()
+    if on_cpu and engine_args.enforce_eager:
+        # vLLM compiles the rank of a log probability all the same: 14 s where nothing is cached.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     engine_args.scheduling_policy = "priority"
     engine_args.otlp_traces_endpoint = engine_args.otlp_traces_endpoint or collector() or None
     engine_args.mm_processor_cache_gb = 0  # handoffs by metadata bypass its bookkeeping
