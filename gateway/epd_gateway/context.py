@@ -61,7 +61,7 @@ class DistinctImage:
     def keep(self, embedding: Embedding | None) -> None:
         """Have another embedding, or none; the lease on the one before is given up."""
         before, self.embedding = self.embedding, embedding
-        # Embeddings are named by their content: another process may keep one of that name.
+        # Each process counts its leases anew: another one may have given one of that name.
         if before is not None and before.kept:
             before.worker.release(before.handle)
 

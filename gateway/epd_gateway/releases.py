@@ -5,8 +5,8 @@ worker would keep what it was for until the lease ends. Nothing tells what has a
 counts as received once its worker has been heard `HEARD_LATER_S` after it was sent. Those that do
 not are sent again over the next connection.
 
-A worker that did get one hears it twice. That is harmless for a KV cache, whose name is its own;
-two holders of one embedding share a name, and one of them may lose it and have it encoded anew.
+A worker that did get one hears it twice, which is harmless: every handle has a name of its own, and
+a name that is unknown is ignored.
 """
 
 from collections import deque

@@ -173,6 +173,15 @@ async def test_a_release_frees_what_nobody_will_take(here: Engine) -> None:
     await load_where(here, holds_nothing)
 
 
+async def test_a_release_that_comes_twice_takes_nothing_from_another_holder(here: Engine) -> None:
+    """A gateway sends it again where it does not know whether it arrived."""
+    first, second = await encode(here, picture("teal")), await encode(here, picture("teal"))
+    await here.release([], [first.identifier, first.identifier])
+    await load_where(here, lambda load: load.ec_leases == 1)
+    await here.release([], [second.identifier])
+    await load_where(here, holds_nothing)
+
+
 # --- failures ----------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ class FailureKind(enum.IntEnum):
 class EcHandle:
     """An embedding in a worker's encoder cache, kept for `lease_ms` for whoever takes it.
 
+    `identifier` names this lease: two requests with the same image have two on one embedding.
     `metadata` (JSON) is what later stages need instead of pixels; empty: they need the pixels.
     `address` (JSON) is opaque outside the engine.
     """

@@ -25,6 +25,7 @@ from epd.wire.messages import (
     Prefilled,
 )
 from epd_worker.engine import Emit, EngineDescription, EngineError, EngineLoad, StageClock
+from epd_worker.engine.ec_leases import HANDLES, content_of, lease_name
 from epd_worker.engine.settings import EngineSettings
 from epd_worker.engine.simulated_answer import Answer
 from epd_worker.engine.simulated_curves import load_curves
@@ -61,7 +62,7 @@ class SimulatedEngine:
         self._settings = settings
         self._curves = load_curves(settings.cost_curves, settings.engine_args)
         capacity = self._curves.capacity
-        identity = f"simulated 1\n{settings.model}\n{capacity.pixels_once}"
+        identity = f"simulated {HANDLES}\n{settings.model}\n{capacity.pixels_once}"
         self._description = EngineDescription(
             model=settings.served_name,
             engine="simulated",
@@ -81,6 +82,7 @@ class SimulatedEngine:
         self._steps: StepLoop
         self._side_channel = SideChannel(self)
         self._kv_names = count()
+        self._ec_leases = count()
         self._received_bytes = {Kind.EC: 0, Kind.KV: 0}
         self._injector = _FailureInjector(settings.seed)
 
@@ -132,6 +134,7 @@ class SimulatedEngine:
         options = canonical_options(work.processor_options)
         embedding = _embedding(content, options)
         identifier = embedding.hex()
+        lease = lease_name(identifier, next(self._ec_leases))
         tokens = image_tokens(content)
         size_bytes = tokens * self._curves.handoff.ec_bytes_per_token
         if self._ec.payload(identifier) is None:
@@ -140,12 +143,12 @@ class SimulatedEngine:
             if self._ec_used_bytes + size_bytes > self._curves.capacity.ec_bytes:
                 raise EngineError(FailureKind.OVERLOADED, "the encoder cache is full of leases")
             self._ec_used_bytes += size_bytes
-        self._ec.grant(identifier, embedding, size_bytes)
+        self._ec.grant(identifier, embedding, size_bytes, lease)
         metadata = json.dumps({"tokens": tokens}).encode()
         return EcHandle(
             worker_id=self._settings.name,
             compatibility_hash=self._description.compatibility_hash,
-            identifier=identifier,
+            identifier=lease,
             metadata=metadata if self._description.pixels_once else b"",
             address=self._side_channel.address,
             size_bytes=size_bytes,
@@ -197,7 +200,7 @@ class SimulatedEngine:
         for identifier in kv_identifiers:
             self._kv.remove(identifier)
         for identifier in ec_identifiers:
-            self._ec.release(identifier)
+            self._ec.release(content_of(identifier), identifier)
 
     async def watch(self) -> str:
         """Wait for a death that does not come."""
@@ -219,20 +222,26 @@ class SimulatedEngine:
 
     def handoff_s(self, kind: Kind, identifier: str) -> float | None:
         """Return how long handing over takes; None: nothing there."""
-        leases = self._kv if kind is Kind.KV else self._ec
-        if leases.payload(identifier) is None:
+        leases, name = self._kept(kind, identifier)
+        if leases.payload(name) is None:
             return None
-        size = leases.size(identifier)
-        curves = self._curves
-        return curves.kv_handoff_s(size) if kind is Kind.KV else curves.ec_handoff_s(size)
+        size = leases.size(name)
+        per_token = self._curves.handoff.kv_bytes_per_token
+        return self._curves.handoff_s(size * per_token if kind is Kind.KV else size)
 
     def hand_over(self, kind: Kind, identifier: str) -> bytes | None:
         """Return what is kept; a KV cache is freed with it, an embedding stays for others."""
-        if kind is Kind.EC:
-            return self._ec.payload(identifier)
-        payload = self._kv.payload(identifier)
-        self._kv.remove(identifier)
+        leases, name = self._kept(kind, identifier)
+        payload = leases.payload(name)
+        if kind is Kind.KV:
+            leases.remove(name)
         return payload
+
+    def _kept(self, kind: Kind, identifier: str) -> tuple[Leases, str]:
+        """Return where something lies, and under which name; all holders share an embedding."""
+        if kind is Kind.KV:
+            return self._kv, identifier
+        return self._ec, content_of(identifier)
 
     # --- parts of `generate` ------------------------------------------------------------------
 
@@ -310,7 +319,7 @@ class SimulatedEngine:
             if not image.local and image.ec.address != self._side_channel.address:
                 return await self._fetch(image.ec, Kind.EC, clock)
             self._require_compatible(image.ec)
-            kept = self._ec.payload(image.ec.identifier)
+            kept = self._ec.payload(content_of(image.ec.identifier))
             if kept is not None:
                 return kept
         if image.content:

@@ -10,14 +10,14 @@ from heapq import heappop, heappush
 class _Lease:
     payload: bytes
     size: int
-    holders: int
+    holders: set[str]
     expires_s: float
 
 
 class Leases:
     """A table of leases that ends each one in time; sizes in the caller's unit.
 
-    What is granted twice under one identifier is kept once, for two holders.
+    What is granted under one identifier to two holders is kept once, until both have released it.
     """
 
     def __init__(self, lease_s: float, when_freed: Callable[[int], None]) -> None:
@@ -30,16 +30,16 @@ class Leases:
     def __len__(self) -> int:
         return len(self._table)
 
-    def grant(self, identifier: str, payload: bytes, size: int) -> None:
-        """Keep `payload` for one holder more; the lease begins anew."""
+    def grant(self, identifier: str, payload: bytes, size: int, holder: str = "") -> None:
+        """Keep `payload` for `holder`, too; the lease begins anew."""
         loop = asyncio.get_running_loop()
         expires_s = loop.time() + self._lease_s
         lease = self._table.get(identifier)
         if lease is None:
-            self._table[identifier] = _Lease(payload, size, 1, expires_s)
+            self._table[identifier] = _Lease(payload, size, {holder}, expires_s)
             heappush(self._expiries, (expires_s, identifier))
         else:
-            lease.holders += 1
+            lease.holders.add(holder)
             lease.expires_s = expires_s
         if self._timer is None:
             self._timer = loop.call_at(self._expiries[0][0], self._expire)
@@ -53,12 +53,12 @@ class Leases:
         """Return the size of what is kept under `identifier`."""
         return self._table[identifier].size
 
-    def release(self, identifier: str) -> None:
-        """One holder less; frees with the last. Unknown identifiers are ignored."""
+    def release(self, identifier: str, holder: str) -> None:
+        """`holder` needs it no more; frees with the last. Unknown ones are ignored."""
         lease = self._table.get(identifier)
         if lease is not None:
-            lease.holders -= 1
-            if lease.holders == 0:
+            lease.holders.discard(holder)
+            if not lease.holders:
                 self.remove(identifier)
 
     def remove(self, identifier: str) -> None:

@@ -37,6 +37,7 @@ from epd_worker.engine import (
     vllm_body,
     vllm_refusal,
 )
+from epd_worker.engine.ec_leases import content_of
 from epd_worker.engine.settings import EngineSettings
 from epd_worker.engine.vllm_load import LoadWatch
 
@@ -230,18 +231,18 @@ class VllmEngine:
             entry = {"metadata": json.loads(image.ec.metadata or b"{}")}
             if image.ec.worker_id != self._settings.name:
                 entry |= json.loads(image.ec.address)
-            params[image.ec.identifier] = entry
+            params[content_of(image.ec.identifier)] = entry
         return params
 
     def _ec_handle(self, announced: dict[str, Any]) -> EcHandle:
-        ((identifier, entry),) = announced.items()
+        ((lease, entry),) = announced.items()
         metadata = entry.pop("metadata")
         address = {k: entry[k] for k in ("peer_host", "peer_port", "size_bytes", "shape")}
         address["issued_s"] = time.time()
         return EcHandle(
             worker_id=self._settings.name,
             compatibility_hash=self.describe().compatibility_hash,
-            identifier=identifier,
+            identifier=lease,
             metadata=json.dumps(metadata).encode() if metadata else b"",
             address=json.dumps(address).encode(),
             size_bytes=address["size_bytes"],

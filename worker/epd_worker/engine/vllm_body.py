@@ -8,6 +8,7 @@ import PIL.Image
 
 from epd.wire.messages import IMAGE_REFERENCE_PREFIX, FailureKind, Generate, Image
 from epd_worker.engine import EngineError, vllm_refusal
+from epd_worker.engine.ec_leases import content_of
 
 
 def chat_for_encode(model: str, processor_options: bytes) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def blank_png(side_pixels: int = 64) -> bytes:
 def request_fields(work: Generate, ec_params: dict[str, Any]) -> dict[str, Any]:
     """Return the body's fields, with images given as embeddings' metadata where that is enough.
 
-    `ec_params` holds the metadata by embedding identifier. vLLM allows no mix of pixels and
+    `ec_params` holds the metadata by the embedding's content. vLLM allows no mix of pixels and
     embeddings in one request, so pixels are used as soon as one image needs them.
     """
     try:
@@ -49,7 +50,7 @@ def request_fields(work: Generate, ec_params: dict[str, Any]) -> dict[str, Any]:
         by_metadata = all(
             image.ec is not None
             and not image.content
-            and ec_params[image.ec.identifier]["metadata"]
+            and ec_params[content_of(image.ec.identifier)]["metadata"]
             for image in work.images
         )
         for part in _image_parts(body):
@@ -61,9 +62,9 @@ def request_fields(work: Generate, ec_params: dict[str, Any]) -> dict[str, Any]:
             if by_metadata and image.ec is not None:
                 del part["image_url"]
                 part["type"] = "image_embeds"
-                part["image_embeds"] = ec_params[image.ec.identifier]["metadata"]
+                part["image_embeds"] = ec_params[content_of(image.ec.identifier)]["metadata"]
             if image.ec is not None:
-                part["uuid"] = image.ec.identifier
+                part["uuid"] = content_of(image.ec.identifier)
     return body
 
 

@@ -18,6 +18,7 @@ All are reached through `SamplingParams.extra_args` and engine-core utility call
 
 import os
 import time
+from itertools import count
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 from epd.vocabulary import Env
 from epd_worker.engine import vllm_ec_reads, vllm_workers
+from epd_worker.engine.ec_leases import content_of, lease_name
 from epd_worker.engine.vllm_patching import around
 
 logger = init_logger("vllm.epd")
@@ -56,32 +58,30 @@ class EcLeases:
         """Pin entries of `cache` (vLLM's `EmbeddingCache`) for `duration_s` each."""
         self._cache = cache
         self._duration_s = duration_s
-        self._deadlines_s: dict[str, list[float]] = {}
+        self._numbers = count()
+        self._open: dict[str, float] = {}
+        """The deadline of each, by its name; the oldest first."""
 
     def __len__(self) -> int:
         """Count the open leases."""
-        return sum(map(len, self._deadlines_s.values()))
+        return len(self._open)
 
-    def grant(self, identifier: str, now_s: float) -> None:
-        """Pin an entry that is ready."""
+    def grant(self, identifier: str, now_s: float) -> str:
+        """Pin an entry that is ready; return the name of the lease."""
+        lease = lease_name(identifier, next(self._numbers))
         self._cache.pin(identifier)
-        self._deadlines_s.setdefault(identifier, []).append(now_s + self._duration_s)
+        self._open[lease] = now_s + self._duration_s
+        return lease
 
-    def release(self, identifier: str) -> None:
-        """Give back one lease on an entry; unknown ones are ignored."""
-        deadlines_s = self._deadlines_s.get(identifier)
-        if deadlines_s is None:
-            return
-        deadlines_s.pop(0)
-        if not deadlines_s:
-            del self._deadlines_s[identifier]
-        self._cache.unpin(identifier)
+    def release(self, lease: str) -> None:
+        """Give a lease back; what is unknown, or was given back before, is ignored."""
+        if self._open.pop(lease, None) is not None:
+            self._cache.unpin(content_of(lease))
 
     def expire(self, now_s: float) -> None:
         """Give back what nobody took in time."""
-        for identifier, deadlines_s in list(self._deadlines_s.items()):
-            for _ in [deadline_s for deadline_s in deadlines_s if deadline_s <= now_s]:
-                self.release(identifier)
+        for lease in [lease for lease, deadline_s in self._open.items() if deadline_s <= now_s]:
+            self.release(lease)
 
 
 class EncodeQueue:
@@ -161,9 +161,9 @@ class EncodeQueue:
 
     def _announce(self, request: Request) -> None:
         identifier = request.mm_features[0].identifier
-        self._leases.grant(identifier, time.monotonic())
+        lease = self._leases.grant(identifier, time.monotonic())
         _, announcement = self._ec.request_finished(request)
-        self._answer(request, FinishReason.STOP, announcement)
+        self._answer(request, FinishReason.STOP, {lease: announcement[identifier]})
 
     def _answer(
         self, request: Request, reason: FinishReason, announcement: dict[str, Any] | None

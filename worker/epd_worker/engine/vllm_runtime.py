@@ -21,6 +21,7 @@ from epd.tracing import collector
 from epd.vocabulary import Env
 from epd.wire.messages import Api, FailureKind
 from epd_worker.engine import EngineDescription, EngineError
+from epd_worker.engine.ec_leases import HANDLES
 from epd_worker.engine.settings import EngineSettings, SettingsError
 from epd_worker.engine.transports import UCX_TLS, ucx_tls
 
@@ -364,6 +365,7 @@ def _compatibility_hash(settings: EngineSettings, config: Any) -> str:
         (path.name, path.stat().st_size) for path in Path(settings.model).glob("*.safetensors")
     )
     identity = {
+        "handles": HANDLES,
         "architecture": model.hf_config.to_json_string(),
         "model": Path(settings.model).name if weights else settings.model,
         "revision": model.revision,
