@@ -168,13 +168,15 @@ class Pipeline:
             pair.overflow,
         )
 
-    async def _run_on_one(self, context: RequestContext, plan: Plan) -> None:
+    async def _run_on_one(self, context: RequestContext, plan: Plan, rendered: bytes = b"") -> None:
         """Prefill and decode on one pod; a replay, once there are tokens."""
         phase = Phase.DECODE if context.answer.emitted else Phase.WHOLE
         images = wire_images(context, plan.prefill, fused=plan.fused)
         self._count_fused_overflow(plan)
         overflow = Stage.PREFILL in plan.overflow or Stage.DECODE in plan.overflow
-        run = self._stages.generate(context, plan.prefill, phase, images, overflow=overflow)
+        run = self._stages.generate(
+            context, plan.prefill, phase, images, overflow=overflow, rendered=rendered
+        )
         self._note(context, (await run.outcome()).result)
         self._roster.prefixes.note(context.prefix_keys, plan.prefill.name)
 
@@ -201,7 +203,7 @@ class Pipeline:
             return
         decode, overflow = self._decode_pod(context, plan, prefilled)
         if decode is plan.prefill:
-            await self._stay(context, plan, overflow=overflow)
+            await self._stay(context, plan, prefilled, overflow=overflow)
             return
         run = self._hand_over(context, plan, prefilled, decode, overflow=overflow)
         completed = (await run.outcome()).result
@@ -253,12 +255,14 @@ class Pipeline:
         context.release_embeddings()
         return run
 
-    async def _stay(self, context: RequestContext, plan: Plan, *, overflow: bool) -> None:
+    async def _stay(
+        self, context: RequestContext, plan: Plan, prefilled: Prefilled, *, overflow: bool
+    ) -> None:
         """Go on where it was prefilled; that pod's own prefix cache spares it the prompt."""
         context.release_kv()
-        context.answer.restart()
         stages = (Stage.DECODE,) if overflow else ()
-        await self._run_on_one(context, Plan(plan.prefill, plan.prefill, plan.fused, stages))
+        plan = Plan(plan.prefill, plan.prefill, plan.fused, stages)
+        await self._run_on_one(context, plan, prefilled.rendered)
 
     def _note(self, context: RequestContext, result: object) -> None:
         if isinstance(result, Completed):

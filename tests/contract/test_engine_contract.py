@@ -121,6 +121,20 @@ async def test_three_stages_on_two_workers_give_the_bytes_of_a_whole(
     assert answer_of(prefill.payload + decode.payload) == answer_of(whole.payload)
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "at once"])
+async def test_an_answer_goes_on_where_it_was_prefilled_without_a_handoff(
+    here: Engine, stream: bool
+) -> None:
+    work = with_pixels(chat(here, images=1, stream=stream), picture("maroon"))
+    whole = await hear(here, work)
+    prefill = await hear(here, prefill_of(work))
+    await here.release([prefill.prefilled.kv.identifier], [])
+    rest = await hear(here, replace(decode_of(work, prefill), kv=None))
+    assert answer_of(prefill.payload + rest.payload) == answer_of(whole.payload)
+    assert prefill.token_ids + rest.token_ids == whole.token_ids
+    assert rest.result == whole.result
+
+
 async def test_an_embedding_made_on_this_very_worker_needs_no_pixels(here: Engine) -> None:
     image = picture("olive")
     whole = await hear(here, with_pixels(chat(here, images=1), image))

@@ -93,6 +93,20 @@ async def test_a_decode_elsewhere_samples_as_if_it_had_sampled_the_first_token_i
 
 
 @pytest.mark.parametrize("fields", SAMPLINGS.values(), ids=SAMPLINGS)
+async def test_a_whole_answer_that_stays_where_it_was_prefilled_has_nothing_sampled_twice(
+    here: Engine, fields: dict[str, Any]
+) -> None:
+    work = chat(here, **{"max_tokens": 12, "stream": False, **fields})
+    whole = await hear(here, work)
+    prefill = await hear(here, prefill_of(work))
+    rest = await hear(here, replace(decode_of(work, prefill), kv=None))
+    assert prefill.token_ids + rest.token_ids == whole.token_ids
+    assert len(prefill.token_ids) == 4
+    assert whole_answer(rest.payload) == whole_answer(whole.payload)
+    await here.release([prefill.prefilled.kv.identifier], [])
+
+
+@pytest.mark.parametrize("fields", SAMPLINGS.values(), ids=SAMPLINGS)
 async def test_a_replay_samples_as_if_it_had_sampled_all_tokens_so_far_itself(
     here: Engine, there: Engine, fields: dict[str, Any]
 ) -> None:

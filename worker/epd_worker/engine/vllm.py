@@ -217,11 +217,14 @@ class VllmEngine:
         call.ec_params = self._ec_params(work.images)
         if work.kv is not None:
             call.kv_params = json.loads(work.kv.address)
-        if work.rendered and work.kv is not None:
+        if work.rendered:
             try:
-                call.rendered = vllm_rendered.load(work.rendered)
+                rendered = vllm_rendered.load(work.rendered)
             except ValueError as error:
                 raise EngineError(FailureKind.HANDOFF_LOST, str(error)) from None
+            call.first_logprobs = rendered.first_logprobs
+            if work.kv is not None:  # else images may be needed, which are not in there
+                call.rendered = rendered
 
     def _ec_params(self, images: Sequence[Image]) -> dict[str, Any]:
         params: dict[str, Any] = {}

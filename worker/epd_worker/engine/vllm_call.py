@@ -69,6 +69,8 @@ class Call:
     prior: list[int] = dataclasses.field(default_factory=list)
     rendered: Rendered | None = None
     """Given (decode) or filled in while rendering (prefill)."""
+    first_logprobs: list[dict[int, Any]] | None = None
+    """Given (decode): those of the first of the prior tokens."""
     live: bool = False
     """False while vLLM formats what the client has had already."""
     prior_text: list[str] = dataclasses.field(default_factory=list)
@@ -142,8 +144,8 @@ class StageClient:
                 if params.output_kind is RequestOutputKind.DELTA:
                     for token, text in zip(call.prior, call.prior_text, strict=True):
                         yield _had_already(output, token, text)
-                elif call.rendered is not None and call.rendered.first_logprobs is not None:
-                    _prepend_logprobs(output, call.rendered.first_logprobs)
+                elif call.first_logprobs is not None:
+                    _prepend_logprobs(output, call.first_logprobs)
                 call.live = True
             if prefill_only and output.outputs[0].finish_reason == "length":
                 if call.rendered is not None:
