@@ -226,8 +226,8 @@ class SimulatedEngine:
         if leases.payload(name) is None:
             return None
         size = leases.size(name)
-        per_token = self._curves.handoff.kv_bytes_per_token
-        return self._curves.handoff_s(size * per_token if kind is Kind.KV else size)
+        curves = self._curves
+        return curves.kv_handoff_s(size) if kind is Kind.KV else curves.ec_handoff_s(size)
 
     def hand_over(self, kind: Kind, identifier: str) -> bytes | None:
         """Return what is kept; a KV cache is freed with it, an embedding stays for others."""
