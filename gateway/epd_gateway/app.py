@@ -189,10 +189,12 @@ class App:
             traceparent = valid_traceparent(traceparent)
         trace = None
         trace_id = os.urandom(16).hex()
-        if self._tracing is not None:
-            root = self._tracing.begin(API_NAMES[api], traceparent, outward=False)
-            if not traceparent:  # the response's id then finds the trace
-                trace_id = root.trace_id
+        # Where nobody keeps a trace that begins here, nothing is made and workers hear nothing.
+        if self._tracing is not None and (traceparent or self._tracing.keeps(trace_id)):
+            own = "" if traceparent else trace_id
+            root = self._tracing.begin(
+                API_NAMES[api], traceparent, outward=False, kept_trace_id=own
+            )
             traceparent = root.traceparent
             trace = RequestTrace(self._tracing, root, request.id) if root.sampled else None
         record = RequestRecord(

@@ -1,5 +1,6 @@
 """Tracing: what a traceparent is, and that it is off unless asked for."""
 
+import random
 import subprocess
 import sys
 
@@ -7,10 +8,14 @@ import pytest
 from kept_spans import KeptSpans, readable
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
 
 from epd.tracing import start_tracing, trace_id_of, valid_traceparent
+from epd.tracing.spans import bound_of
 from epd.vocabulary import Component
 
+SEED = 20261122
 GOOD = f"00-{'a1' * 16}-{'b2' * 8}-01"
 BAD = [
     "", "00", GOOD[:-1], GOOD + "0", GOOD.upper(), f"ff{GOOD[2:]}", GOOD.replace("-", "_"),
@@ -104,3 +109,27 @@ def test_a_span_of_a_trace_that_nobody_keeps_is_not_sent():
     root.end()
     assert root.traceparent.endswith("-00")
     assert kept.get_finished_spans() == ()
+
+
+SAMPLERS = ["always_on", "always_off", "traceidratio", "parentbased_always_on",
+            "parentbased_always_off", "parentbased_traceidratio"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", ["0.1", "0.000001", "1", "0"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_trace_that_begins_here_is_kept_as_opentelemetrys_sampler_says(monkeypatch, name, ratio):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    sampler = TracerProvider().sampler
+    assert bound_of(sampler.get_description()) is not None
+    tracing = KeptSpans().tracing()
+    rng = random.Random(SEED)
+    edge = round(float(ratio) * (1 << 64))
+    for lower in (0, max(0, edge - 1), min(edge, (1 << 64) - 1), *map(rng.getrandbits, [64] * 50)):
+        trace_id = (rng.getrandbits(64) << 64) + lower
+        theirs = sampler.should_sample(None, trace_id, "x").decision is Decision.RECORD_AND_SAMPLE
+        assert tracing.keeps(f"{trace_id:032x}") is theirs, f"seed {SEED}: {trace_id:032x}"
+
+
+def test_a_sampler_that_nobody_knows_is_asked():
+    assert bound_of("JaegerRemoteSampler{}") is None

@@ -4,10 +4,12 @@ A span here is a few fields of its one owner, without a lock, and becomes OTLP i
 thread. With OpenTelemetry's own objects a request's four spans took five times as much.
 """
 
+import re
 import threading
 import time
 from collections.abc import Mapping
 from enum import IntEnum
+from random import getrandbits
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = str | int | float | bool
 
+# What samplers decide by of a trace that begins here; those below `ParentBased` see no other.
+_ROOT: Final = re.compile(
+    r"(?:ParentBased\{root:)?(?:(AlwaysOn)Sampler|(AlwaysOff)Sampler|TraceIdRatioBased\{([\d.e-]+)\})"
+)
+_IDS: Final = 1 << 64
 _NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
 
 
@@ -136,13 +143,13 @@ class Keeper(Protocol):
 
 
 class Tracing:
-    """Makes the spans of one program. Who samples, and the ids, are OpenTelemetry's."""
+    """Makes the spans of one program. Who is sampled is OpenTelemetry's to say."""
 
     def __init__(self, provider: "TracerProvider", keeper: Keeper, close_s: float) -> None:
         """Sample as `provider` does, and give what has ended to `keeper`.
 
         Args:
-            provider: Where the environment's sampler and ids are.
+            provider: Has the environment's sampler.
             keeper: Sends spans; ended by `close`.
             close_s: What `close` grants the last spans.
         """
@@ -152,10 +159,30 @@ class Tracing:
         self._keeper = keeper
         self._close_s = close_s
         self._should_sample = provider.sampler.should_sample
-        self._trace_id = provider.id_generator.generate_trace_id
-        self._span_id = provider.id_generator.generate_span_id
+        self._bound = bound_of(provider.sampler.get_description())
         self._trace = trace
         self._kept = Decision.RECORD_AND_SAMPLE
+
+    def keeps(
+        self, trace_id: str, parent: str = "", name: str = "", kind: Kind = Kind.SERVER
+    ) -> bool:
+        """Tell whether somebody keeps a trace; asked before anything is made for it.
+
+        Args:
+            trace_id: Its id, 32 hexadecimal digits.
+            parent: The valid `traceparent` by which it comes in; empty: it begins here.
+            name: Of its first span here.
+            kind: Of that span.
+        """
+        if self._bound is not None and not parent:
+            return int(trace_id[16:], 16) < self._bound
+        trace, context, number = self._trace, None, int(trace_id, 16)
+        if parent:
+            flags = trace.TraceFlags(int(parent[53:55], 16))
+            far = trace.SpanContext(number, int(parent[36:52], 16), True, flags)
+            context = trace.set_span_in_context(trace.NonRecordingSpan(far))
+        asked = self._should_sample(context, number, name, trace.SpanKind(kind - 1))
+        return asked.decision is self._kept
 
     def begin(
         self,
@@ -165,6 +192,7 @@ class Tracing:
         start_ns: int | None = None,
         outward: bool | None = None,
         attributes: Mapping[str, Value] = _NOTHING,
+        kept_trace_id: str = "",
     ) -> Span:
         """Begin a span; whoever begins it ends it.
 
@@ -175,20 +203,21 @@ class Tracing:
             start_ns: Unix time at which it began; None: now.
             outward: True for a call on another program, False for one that is served, None within.
             attributes: What is known already.
+            kept_trace_id: The id of a trace that begins here, of which `keeps` has said yes.
         """
         kind = Kind.INTERNAL if outward is None else Kind.CLIENT if outward else Kind.SERVER
+        is_far, parent_id = False, ""
         if isinstance(parent, Span):
             trace_id, parent_id, sampled = parent.trace_id, parent.span_id, parent.sampled
         elif parent:
-            trace_id, parent_id = parent[3:35], parent[36:52]
-            sampled = self._is_sampled(name, int(trace_id, 16), kind, parent)
+            trace_id, parent_id, is_far = parent[3:35], parent[36:52], True
+            sampled = self.keeps(trace_id, parent, name, kind)
         else:
-            number, parent_id = self._trace_id(), ""
-            trace_id = f"{number:032x}"
-            sampled = self._is_sampled(name, number, kind)
+            trace_id = kept_trace_id or f"{random_id(128):032x}"
+            sampled = bool(kept_trace_id) or self.keeps(trace_id, "", name, kind)
         return Span(
-            self._keeper, name, trace_id, f"{self._span_id():016x}", parent_id,
-            is_far=isinstance(parent, str) and bool(parent), sampled=sampled, kind=kind,
+            self._keeper, name, trace_id, f"{random_id(64):016x}", parent_id,
+            is_far=is_far, sampled=sampled, kind=kind,
             start_ns=time.time_ns() if start_ns is None else start_ns, attributes=attributes,
         )  # fmt: skip
 
@@ -199,12 +228,25 @@ class Tracing:
         last.start()
         last.join(self._close_s)
 
-    def _is_sampled(self, name: str, trace_id: int, kind: Kind, parent: str = "") -> bool:
-        """Ask the sampler whether anybody keeps a trace that comes in, or begins here."""
-        trace, context = self._trace, None
-        if parent:
-            flags = trace.TraceFlags(int(parent[53:55], 16))
-            far = trace.SpanContext(trace_id, int(parent[36:52], 16), True, flags)
-            context = trace.set_span_in_context(trace.NonRecordingSpan(far))
-        asked = self._should_sample(context, trace_id, name, trace.SpanKind(kind - 1))
-        return asked.decision is self._kept
+
+def bound_of(description: str) -> int | None:
+    """Return below what the lower half of a trace's id is for a sampler to keep it.
+
+    Args:
+        description: What the sampler says of itself, in the words of OpenTelemetry's standard.
+
+    Returns:
+        None if it decides otherwise, or this cannot be told: then it must be asked.
+    """
+    found = _ROOT.match(description)
+    if found is None:
+        return None
+    always, never, ratio = found.groups()
+    if always or never:
+        return _IDS if always else 0
+    return round(float(ratio) * _IDS)
+
+
+def random_id(bits: int) -> int:
+    """Return an id of a trace or a span; never zero, which names none."""
+    return getrandbits(bits) or 1
