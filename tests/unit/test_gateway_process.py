@@ -2,6 +2,8 @@
 
 import logging
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -52,3 +54,12 @@ def test_no_limit_is_enough_for_everybody(limits, caplog):
     limits[1] = resource.RLIM_INFINITY
     raise_open_files(max_connections=10**9)
     assert not caplog.records
+
+
+def test_the_gateway_carries_no_command_line_of_its_http_client() -> None:
+    """It is imported wherever rich and click are there, and is 4 MiB of each process."""
+    script = (
+        "import sys, epd_gateway.__main__; print('httpx' in sys.modules, 'rich' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert answer.stdout.split() == ["True", "False"], answer.stderr
