@@ -114,11 +114,11 @@ def test_demand_of_decode_weighs_contexts_by_the_tokens_that_see_them() -> None:
 
 
 def test_offline_work_takes_what_online_work_leaves() -> None:
-    """More than twice as much offline work as online: in line it costs online next to nothing."""
+    """Three times as much offline work as online: in line it costs online next to nothing."""
     scenario = SCENARIOS["smooth"]
     setup = Setup(H200_QWEN3_VL_8B.slowed(3), scenario.slo, pods=4)
     online = scenario.make(6, 90, 1)
-    workload = with_offline(online, 15, 90, 2)
+    workload = with_offline(online, 18, 90, 2)
     is_online = np.array([request.shape.online for request in workload])
 
     def attained(policy: str) -> float:

@@ -350,6 +350,25 @@ def answering(name, outstanding, tokens, service_ms):
 
 
 @pytest.mark.parametrize(
+    ("tokens", "service_ms"),
+    [(60, 1200), (0, 0)],
+    ids=["decoded when answers were short", "never decoded"],
+)
+def test_answers_go_where_fewest_run_whatever_each_pod_decoded_before(tokens, service_ms):
+    """The next answer is as long on one pod as on another; both take 20 ms a token."""
+    prefills, usual = pod("p", P), answering("usual", 10, 1200, 24_000)
+    for outstanding, expected in ((9, "other"), (11, "usual")):
+        other = answering("other", outstanding, tokens, service_ms)
+        assert place_decode([usual, other], COSTS).pod.name == expected
+        assert place_generation([prefills, usual, other], COSTS).decode.name == expected
+
+
+def test_a_pod_that_is_slow_at_every_token_gets_fewer_answers():
+    pods = [answering("slow", 6, 60, 2400), answering("quick", 10, 1200, 24_000)]
+    assert place_decode(pods, COSTS).pod.name == "quick"
+
+
+@pytest.mark.parametrize(
     ("outstanding", "tokens", "service_ms", "overflows"),
     [
         (2, 500, 20_000, True),  # 5 s to spare each: 30 ms more are nothing

@@ -42,15 +42,9 @@ def admits_offline(pods: Iterable[PodView], costs: Costs) -> bool:
         pods: All pods.
         costs: The constants; without `tpot_ms` only what waits keeps offline work back.
     """
-    prefill = decode = False
-    for pod in pods:
-        if not pod.healthy or pod.suspect:
-            continue
-        if _PREFILL in pod.stages and not pod.loads[_PREFILL].outstanding:
-            prefill = True
-        if _DECODE in pod.stages and _has_room(pod, costs):
-            decode = True
-    return prefill and decode
+    known = [pod for pod in pods if pod.healthy and not pod.suspect]
+    idle = any(_PREFILL in pod.stages and not pod.loads[_PREFILL].outstanding for pod in known)
+    return idle and any(_DECODE in pod.stages and _has_room(pod, costs) for pod in known)
 
 
 def _has_room(pod: PodView, costs: Costs) -> bool:

@@ -19,10 +19,11 @@ Of a large fleet, every n-th pod is looked at, each request at others.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from math import inf
 from typing import Final
 
 from epd.policy.candidates import draw, groups, in_turn, of_hash
-from epd.policy.pods import Costs, PodView, answers_lost, service_ms, wait_ms
+from epd.policy.pods import Costs, PodView, answer_waits_ms, answers_lost, service_ms, wait_ms
 from epd.vocabulary import Stage
 
 _ENCODE: Final = Stage.ENCODE
@@ -106,13 +107,12 @@ def place_encode(
     if not drawn:
         return None
     home = home_of(image_key, drawn)
-    best, best_ms = home, wait_ms(home, _ENCODE, costs)
-    for pod in in_turn(drawn, turn, costs):
-        cost = wait_ms(pod, _ENCODE, costs)
-        if pod is not home:
-            cost += service_ms(pod, _ENCODE, costs)
-        if cost < best_ms:
-            best, best_ms = pod, cost
+
+    def cost_ms(pod: PodView) -> float:
+        elsewhere_ms = 0.0 if pod is home else service_ms(pod, _ENCODE, costs)
+        return wait_ms(pod, _ENCODE, costs) + elsewhere_ms
+
+    best = min((home, *in_turn(drawn, turn, costs)), key=cost_ms)
     if not overflow and (other := _relief(pods, best, _ENCODE, avoid, compatibility_hash, costs)):
         best, overflow = other, True
     return Choice(best, wait_ms(best, _ENCODE, costs), overflow)
@@ -185,9 +185,9 @@ def _best_of_groups(
             if not prefill_overflow and not fused:
                 other = _relief(group, prefill, _PREFILL, avoid, "", costs)
                 prefill, prefill_overflow = other or prefill, other is not None
-            overflow = _overflow(
-                fused and _ENCODE not in prefill.stages, prefill_overflow, decode_overflow
-            )
+            encode_overflow = fused and _ENCODE not in prefill.stages
+            overflows = (encode_overflow, prefill_overflow, decode_overflow)
+            overflow = tuple(compress(Stage, overflows)) if any(overflows) else ()
             best = PairChoice(prefill, decode, cost_ms, overflow, fused)
             best_rank = rank
     return best, best_rank
@@ -212,24 +212,16 @@ def _relief(
     usual_ms = service_ms(chosen, stage, costs)
     if wait_ms(chosen, stage, costs) + usual_ms <= best_ms:
         return None
-    for pod in pods:
+    for pod in of_hash(pods, compatibility_hash):
         if stage in pod.stages or not pod.healthy or pod.suspect or pod.name in avoid:
             continue
         if pod.loads[_DECODE].waiting or pod.kv_used_permille > costs.kv_full_permille:
-            continue
-        if compatibility_hash and pod.compatibility_hash != compatibility_hash:
             continue
         work_ms = max(usual_ms, service_ms(pod, stage, costs))  # which may never have done it
         takes_ms = wait_ms(pod, stage, costs) + work_ms
         if takes_ms < best_ms and answers_lost(pod, work_ms, costs) <= costs.overflow_price:
             best, best_ms = pod, takes_ms
     return best
-
-
-def _overflow(encode: bool, prefill: bool, decode: bool) -> tuple[Stage, ...]:
-    if not (encode or prefill or decode):
-        return ()
-    return tuple(compress(Stage, (encode, prefill, decode)))
 
 
 def place_whole(
@@ -249,13 +241,15 @@ def place_whole(
     drawn, overflow, rank = draw(both, _DECODE, avoid)
     if rank > 0:
         drawn, overflow, _ = draw(fitting, _DECODE, avoid)
-    best: PodView | None = None
-    best_ms = float("inf")
-    for pod in in_turn(drawn, turn, costs):
-        cost = wait_ms(pod, _PREFILL, costs) + wait_ms(pod, _DECODE, costs)
-        if cost < best_ms:
-            best, best_ms = pod, cost
-    return None if best is None else Choice(best, best_ms, overflow)
+    if not drawn:
+        return None
+    pods = in_turn(drawn, turn, costs)
+    decoding_ms = answer_waits_ms(pods, costs)
+    cost_ms = [
+        wait_ms(pod, _PREFILL, costs) + ms for pod, ms in zip(pods, decoding_ms, strict=True)
+    ]
+    best_ms = min(cost_ms)
+    return Choice(pods[cost_ms.index(best_ms)], best_ms, overflow)
 
 
 def place_decode(
@@ -278,8 +272,10 @@ def place_decode(
     drawn, overflow, _ = draw(of_hash(pods, compatibility_hash), _DECODE, avoid)
     if not drawn:
         return None
-    best, best_ms = _least(in_turn(drawn, turn, costs), costs)
-    return Choice(best, best_ms, overflow)
+    decodes = in_turn(drawn, turn, costs)
+    waits_ms = answer_waits_ms(decodes, costs)
+    best_ms = min(waits_ms)
+    return Choice(decodes[waits_ms.index(best_ms)], best_ms, overflow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,11 +318,13 @@ def _best_pair(
     Waits of the two stages add up, so the best of each are the best pair of two pods; only the
     pairs of one pod with itself, which save the handoff, are compared besides.
     """
-    decode, decode_ms = _least(decodes, costs)
+    waits_ms = answer_waits_ms(decodes, costs)
+    decode_ms = min(waits_ms)
+    decode = decodes[waits_ms.index(decode_ms)]
     paired_ms = decode_ms + costs.kv_handoff_ms
-    decode_ids = set(map(id, decodes))
+    decoding_ms = dict(zip(map(id, decodes), waits_ms, strict=True))
     best: tuple[PodView, PodView, bool] = (prefills[0], decode, False)
-    best_ms = float("inf")
+    best_ms = inf
     for pod in prefills:
         prefill_ms = wait_ms(pod, _PREFILL, costs)
         if embeddings_at and pod.name not in embeddings_at:
@@ -344,17 +342,7 @@ def _best_pair(
             prefill_ms += encode_ms
         if pod is not decode and prefill_ms + paired_ms < best_ms:
             best, best_ms = (pod, decode, fused), prefill_ms + paired_ms
-        if id(pod) in decode_ids:
-            same_ms = prefill_ms + wait_ms(pod, _DECODE, costs)
-            if same_ms < best_ms:
-                best, best_ms = (pod, pod, fused), same_ms
+        same_ms = prefill_ms + decoding_ms.get(id(pod), inf)
+        if same_ms < best_ms:
+            best, best_ms = (pod, pod, fused), same_ms
     return best[0], best[1], best_ms, best[2]
-
-
-def _least(decodes: Sequence[PodView], costs: Costs) -> tuple[PodView, float]:
-    best, best_ms = decodes[0], float("inf")
-    for pod in decodes:
-        cost = wait_ms(pod, _DECODE, costs)
-        if cost < best_ms:
-            best, best_ms = pod, cost
-    return best, best_ms

@@ -4,6 +4,7 @@ A pod's predicted wait for a stage is the work it holds times the mean time of o
 Stages of one pod share its accelerator, so work of the others counts by the shares of `Costs`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, inf
 from typing import Final
@@ -139,8 +140,32 @@ def answers_lost(pod: PodView, work_ms: float, costs: Costs) -> float:
     return answers.outstanding * (1.0 - exp(-ratio) * (1.0 + ratio))
 
 
-def wait_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
-    """Return how long a new piece of `stage` would be held up on `pod`."""
+def answer_waits_ms(pods: Sequence[PodView], costs: Costs) -> list[float]:
+    """Return how long the next answer would be held up on each pod.
+
+    It is as long on one as on another, so pods differ by their time per token alone: one that
+    decoded when answers were short is not quick for that, nor is one that never decoded.
+    """
+    known = [load for pod in pods if (load := pod.loads[_DECODE]).tokens]
+    tokens = sum(load.tokens for load in known) / max(1, len(known))
+    usual_ms = sum(load.service_ms for load in known) / max(1, len(known))
+    waits_ms = []
+    for pod in pods:
+        load = pod.loads[_DECODE]
+        answer_ms = tokens * load.service_ms / load.tokens if load.tokens else load.service_ms
+        waits_ms.append(wait_ms(pod, _DECODE, costs, answer_ms or usual_ms))
+    return waits_ms
+
+
+def wait_ms(pod: PodView, stage: Stage, costs: Costs, answer_ms: float = 0.0) -> float:
+    """Return how long a new piece of `stage` would be held up on `pod`.
+
+    Args:
+        pod: Which pod.
+        stage: Of the piece.
+        costs: The constants.
+        answer_ms: How long an answer takes there; 0: as long as its last ones did.
+    """
     loads = pod.loads
     wait = 0.0
     load = loads[_ENCODE]
@@ -153,7 +178,7 @@ def wait_ms(pod: PodView, stage: Stage, costs: Costs) -> float:
         wait += share * load.outstanding * (load.service_ms or costs.prefill_ms)
     load = loads[_DECODE]
     if load.outstanding:
-        answer_ms = load.service_ms or costs.decode_ms
+        answer_ms = answer_ms or load.service_ms or costs.decode_ms
         held_up_ms = answer_ms if stage is _DECODE else service_ms(pod, stage, costs)
         wait += costs.decode_share * load.outstanding * held_up_ms
         if stage is _DECODE and (load.waiting or pod.kv_used_permille > costs.kv_full_permille):
