@@ -155,7 +155,12 @@ def _cost(pod: PodView, stage: Stage, costs: Costs, *, slo_first: bool) -> Cost:
 
 
 def _work_ms(pod: PodView, stages: Collection[Stage], costs: Costs) -> float:
-    return sum(pod.loads[stage].outstanding * service_ms(pod, stage, costs) for stage in stages)
+    """Return the work of some stages; answers count as equally long on every pod."""
+    return sum(
+        pod.loads[stage].outstanding
+        * (costs.decode_ms if stage is Stage.DECODE else service_ms(pod, stage, costs))
+        for stage in stages
+    )
 
 
 def _meets_slo(pod: PodView, stage: Stage, costs: Costs) -> bool:
