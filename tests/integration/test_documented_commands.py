@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from documented_beds import CommandFailedError, Desk, PlayedKubernetes, Ups
-from documented_commands import ROOT, Command, commands, commands_of, stray_commands_of
+from documented_commands import (
+    ROOT,
+    Command,
+    Output,
+    commands,
+    commands_of,
+    nameless_outputs,
+    outputs,
+    outputs_of,
+    stray_commands_of,
+)
 from documented_commands import stray_commands as strays
 from kube.binaries import UnavailableError
 from kube.fake_nodes import FakeNodes
@@ -65,6 +75,8 @@ BY_ANOTHER_TEST = {
 NOT_HERE = {
     r"kubectl logs .*": "pods of nodes that are played have no logs",
 }
+# tests/sim/test_sim_commands.py compares what these print with what a page shows.
+OUTPUT_BY_ANOTHER_TEST = ("epd plan ",)
 KUBERNETES = ("kubectl ", "helm ", "export KUBECONFIG=")
 LOCAL = (
     "epd ",
@@ -138,6 +150,9 @@ def test_every_command_beside_epd_up_works(tmp_path: Path) -> None:
     finally:
         statuses = ups.end()
     assert set(statuses) == {0}
+    shown = [each for each in outputs() if not each.key.startswith(OUTPUT_BY_ANOTHER_TEST)]
+    lacking = {f"{each.page}:{each.line}": each.lacking_in(ups.said[each.key]) for each in shown}
+    assert {place: lines for place, lines in lacking.items() if lines} == {}
 
 
 @pytest.mark.timeout(600)
@@ -153,6 +168,36 @@ def test_every_command_on_kubernetes_works(tmp_path: Path) -> None:
                 kubernetes.take(command)
         finally:
             kubernetes.end()
+
+
+def test_every_output_of_readme_and_tour_says_of_which_command_it_is() -> None:
+    assert nameless_outputs() == []
+    assert {"README.md", "docs/start.md"} <= {each.page for each in outputs()}
+
+
+def test_an_output_that_is_not_the_commands_is_found() -> None:
+    page = """words
+
+<!-- epd status -->
+```
+POD   ROLE     E/P/D
+p-0   encode   1/0/0
+decode  3
+12:00 done
+```
+
+```text
+ROLE POD
+```
+"""
+    (output,) = outputs_of("README.md", page)
+    assert (output.line, output.key) == (5, "epd status")
+    real = "POD  ROLE  E/P/D\nq-1  decode  0/0/1\ndecode  7\n"
+    assert output.lacking_in(real) == []
+    assert output.lacking_in(real.replace("E/P/D", "LOAD")) == ["POD   ROLE     E/P/D"]
+    assert output.lacking_in(real.replace("decode  7", "prefill 7")) == ["decode  3"]
+    elsewhere = Output("docs/seeing.md", output.line, output.key, output.lines)
+    assert elsewhere.lacking_in("POD ROLE E/P/D") == []
 
 
 def test_a_command_that_does_not_work_is_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from documented_commands import outputs
 
 from epd_cli.__main__ import main
 
@@ -50,9 +51,14 @@ def test_plan_names_the_smallest_fleet_that_meets_the_objective(
         assert sum(plan["split"].values()) == plan["pods"]
 
 
-def test_plan_says_when_no_fleet_is_large_enough(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_says_when_no_fleet_is_large_enough_below_the_table_that_a_page_shows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["plan", "smooth", "--seconds", "20", "--rate", "60", "--pods", "3"]) == 1
-    assert "No method meets the SLO" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "No method meets the SLO" in said
+    (shown,) = (each for each in outputs() if each.key.startswith("epd plan "))
+    assert shown.lacking_in(said) == []
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class Ups:
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path, str]] = {}
         self._of_page: dict[str, str] = {}
         self._done: set[tuple[str, str]] = set()
+        self.said: dict[str, str] = {}
+        """What each command printed, where it ran for the first time."""
 
     def take(self, command: Command) -> None:
         """Run a command, unless it has been run on this cluster before."""
@@ -96,7 +98,8 @@ class Ups:
         self._done.add((command.key, cluster))
         _, state, address = self._running[cluster]
         text = command.text.replace("127.0.0.1:8000", address)
-        self._desk.run(command, text=text, EPD_STATE_DIR=str(state))
+        said = self._desk.run(command, text=text, EPD_STATE_DIR=str(state))
+        self.said.setdefault(command.key, said)
 
     def _start(self, command: Command) -> None:
         number = len(self._running)

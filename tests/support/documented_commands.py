@@ -16,6 +16,9 @@ PROGRAMS = r"(\.venv/bin/\S+|curl|docker|epd|export|git|helm|kubectl|make|openss
 _FENCE = re.compile(r"^ *```(\w*)")
 _COMMENT = re.compile(r"(^|\s)#\s.*$")
 _BLOCK_ENDS = ("done", "fi", "}")
+_MARK = re.compile(rf"<!-- ({PROGRAMS} .*) -->")
+# What is shown there came from the cluster that the commands of the page are run on.
+SHOWN_WHOLE = ("README.md", "docs/start.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,45 @@ class Command:
         return f"{self.page}:{self.line}: {self.key}"
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a page shows of a command's output: the block below a comment that names the command.
+
+    Attributes:
+        page: Path from the root.
+        line: Where it begins there.
+        key: The command; see `Command.key`.
+        lines: What is shown.
+    """
+
+    page: str
+    line: int
+    key: str
+    lines: tuple[str, ...]
+
+    def lacking_in(self, said: str) -> list[str]:
+        """Return the lines whose form the command's real output has not.
+
+        Of a table's head all columns must be there, in their order. Of other lines the word they
+        begin with, where it is one; numbers and what follows them differ from run to run.
+        """
+        real = [line.split() for line in said.splitlines()]
+        first = {words[0] for words in real if words}
+        lacking = []
+        for line in self.lines:
+            words = line.split()
+            if is_head(words):
+                lacking += [line] if words not in real else []
+            elif self.page in SHOWN_WHOLE and words and words[0].rstrip(":").isalpha():
+                lacking += [line] if words[0] not in first else []
+        return lacking
+
+
+def is_head(words: list[str]) -> bool:
+    """Tell whether a line of output is the head of a table: it shouts."""
+    return bool(words) and all(re.fullmatch(r"[A-Z][A-Z/]+", word) for word in words[:2])
+
+
 def pages() -> list[Path]:
     """Return README, docs and what else the site shows, in its order; `LAST` comes last."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
@@ -60,6 +102,31 @@ def commands_of(name: str, text: str) -> Iterator[Command]:
     for first_line, language, lines in _blocks(text):
         if language == "sh":
             yield from _split(name, first_line, lines)
+
+
+def outputs() -> list[Output]:
+    """Return every output of every page."""
+    return [output for page in pages() for output in outputs_of(_name(page), _text(page))]
+
+
+def outputs_of(name: str, text: str) -> Iterator[Output]:
+    """Yield the blocks of a page that stand below the name of a command."""
+    page = text.splitlines()
+    for first_line, language, lines in _blocks(text):
+        mark = _MARK.fullmatch(page[first_line - 3].strip()) if first_line > 2 else None
+        if mark and language != "sh":
+            yield Output(name, first_line, mark[1], tuple(lines))
+
+
+def nameless_outputs() -> list[str]:
+    """Return the blocks of `SHOWN_WHOLE` that are no code and name no command."""
+    named = {(output.page, output.line) for output in outputs()}
+    return [
+        f"{name}:{first_line}"
+        for name in SHOWN_WHOLE
+        for first_line, language, _ in _blocks(_text(ROOT / name))
+        if language in ("", "text") and (name, first_line) not in named
+    ]
 
 
 def stray_commands() -> list[str]:
