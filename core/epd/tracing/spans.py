@@ -20,7 +20,8 @@ Value: TypeAlias = str | int | float | bool
 
 # What samplers decide by of a trace that begins here; those below `ParentBased` see no other.
 _ROOT: Final = re.compile(
-    r"(?:ParentBased\{root:)?(?:(AlwaysOn)Sampler|(AlwaysOff)Sampler|TraceIdRatioBased\{([\d.e-]+)\})"
+    r"(?:ParentBased\{root:)?"
+    r"(?:(AlwaysOn)Sampler|(AlwaysOff)Sampler|TraceIdRatioBased\{([\d.e-]+)\})"
 )
 _IDS: Final = 1 << 64
 _NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
