@@ -20,7 +20,7 @@ from typing import Any
 from epd.tracing import collector
 from epd.vocabulary import Env
 from epd.wire.messages import Api, FailureKind
-from epd_worker.engine import EngineDescription, EngineError
+from epd_worker.engine import EngineDescription, EngineError, arenas
 from epd_worker.engine.ec_leases import HANDLES
 from epd_worker.engine.settings import EngineSettings, SettingsError
 from epd_worker.engine.transports import UCX_TLS, ucx_tls
@@ -37,7 +37,6 @@ VLLM_SERIES = "0.32"
 """What `vllm_*` knows the inside of; the pin of pyproject.toml."""
 
 _SHUTDOWN_S = 1
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where vLLM makes the files
 _EC_ARENA_BYTES = 64 << 20
 
 
@@ -271,6 +270,8 @@ def _load_engine(engine_args: Any, received: "ReceivedKv") -> Any:
 
     vllm_call.patch_request_states()
     config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    arenas.remove_abandoned()
+    config.instance_id = arenas.name_engine(config.instance_id)
     try:
         engine = AsyncLLM.from_vllm_config(
             config,
@@ -280,8 +281,7 @@ def _load_engine(engine_args: Any, received: "ReceivedKv") -> Any:
         )
     except BaseException:
         # An engine core that fails as it starts leaves its arena's file; see `disown_arena`.
-        for arena in _SHARED_MEMORY.glob(f"vllm_ec_{config.instance_id}_*.mmap"):
-            arena.unlink(missing_ok=True)
+        arenas.remove_of(config.instance_id)
         raise
     if engine_args.otlp_traces_endpoint:
         _let_go_of_spans()
