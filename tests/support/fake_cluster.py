@@ -193,7 +193,7 @@ def quick_settings(**groups: Any) -> Settings:
         "deadlines": {"connect_s": 1.0},
         "workers": {
             "probe_interval_s": 0.05,
-            "probe_timeout_s": 0.1,
+            "probe_timeout_s": 0.4,
             "lost_after_s": 60.0,
             "suspect_s": 0.2,
             "release_delay_s": 0.005,
