@@ -29,7 +29,7 @@ from epd_sim.sustained import splits
 from epd_sim.traces import TraceError
 from epd_sim.workload import Workload
 
-SMOOTH_RATES = (18, 22, 24, 26)
+SMOOTH_RATES = (20, 24, 26)
 SMOOTH_SEEDS = (1, 2)
 
 Tell = Callable[[], Any]

@@ -40,7 +40,7 @@ def _square(rate: float) -> Workload:
 
 
 def _tides(rate: float) -> Workload:
-    return square_wave(rate, 1200, SEED, period_s=600, low=0.0, high=1.0)
+    return square_wave(rate, 900, SEED, period_s=600, low=0.0, high=1.0)
 
 
 def _drift(rate: float) -> Workload:

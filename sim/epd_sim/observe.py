@@ -58,8 +58,16 @@ class Work:
     and overrate decode by half where prompts and answers are of opposite length.)
     """
 
-    def __init__(self, curves: CostCurves, slo: Slo, shapes: Sequence[Shape]) -> None:
+    def __init__(
+        self,
+        curves: CostCurves,
+        slo: Slo,
+        shapes: Sequence[Shape],
+        known: dict[Shape, tuple[float, float]] | None = None,
+    ) -> None:
+        """Price requests; `known` keeps what encode and prefill of a shape cost for the next."""
         self._curves = curves
+        self._known = {} if known is None else known
         mean = RequestShape(seen_tokens=seen_tokens(shapes))
         batch = curves.decode_batch(mean, slo.tpot_ms)
         self._token_ms = curves.decode_ms.at(batch) / batch
@@ -68,9 +76,14 @@ class Work:
         """Return milliseconds of a pod by stage."""
         curves = self._curves
         token_ms = self._token_ms + curves.decode_token_ms * _context(shape)
+        before_token = self._known.get(shape)
+        if before_token is None:
+            encode_ms = sum(curves.encode(1, tokens) for tokens in shape.image_tokens)
+            before_token = self._known[shape] = (encode_ms, curves.prefill(shape.prompt_tokens))
+        encode_ms, prefill_ms = before_token
         return {
-            Stage.ENCODE: sum(curves.encode(1, tokens) for tokens in shape.image_tokens),
-            Stage.PREFILL: curves.prefill(shape.prompt_tokens),
+            Stage.ENCODE: encode_ms,
+            Stage.PREFILL: prefill_ms,
             Stage.DECODE: token_ms * (shape.output_tokens - 1),
         }
 
@@ -81,13 +94,17 @@ def _context(shape: Shape) -> float:
 
 
 def offered_pods(
-    requests: Iterable[Request], seconds: float, curves: CostCurves, slo: Slo
+    requests: Iterable[Request],
+    seconds: float,
+    curves: CostCurves,
+    slo: Slo,
+    known: dict[Shape, tuple[float, float]] | None = None,
 ) -> dict[Stage, float]:
     """Return the demand of requests that came within so many seconds, in pods by stage."""
-    known = [request.shape for request in requests]
-    work = Work(curves, slo, known)
+    shapes = [request.shape for request in requests]
+    work = Work(curves, slo, shapes, known)
     total = dict.fromkeys(Stage, 0.0)
-    for shape in known:
+    for shape in shapes:
         for stage, ms in work.of(shape).items():
             total[stage] += ms
     return {stage: ms / 1e3 / seconds for stage, ms in total.items()}
@@ -103,6 +120,7 @@ class Observer:
         self._window_s = window_s
         self._first = 0
         self._ended = 0
+        self._known: dict[Shape, tuple[float, float]] = {}
 
     def demand(self) -> Mapping[Stage, StageDemand]:
         """Return the demand of each stage over the window; offline work takes what is left."""
@@ -114,7 +132,7 @@ class Observer:
             self._first += 1
         recent = [call.request for call in calls[self._first :] if call.request.shape.online]
         seconds = min(self._window_s, max(now_s, 1e-3))
-        offered = offered_pods(recent, seconds, self._curves, self._slo)
+        offered = offered_pods(recent, seconds, self._curves, self._slo, self._known)
         return {stage: self._stage(stage, offered[stage], recent, seconds) for stage in Stage}
 
     def tpot_ms(self) -> float | None:
