@@ -15,9 +15,12 @@ from epd_cli.kubectl import Kubectl
 from epd_cli.kubectl_epd import CLUSTERS
 
 NO_FILES: Final = ":4"
-_COMMANDS: Final = ("status", "top", "roles", "flip", "explain", "logs")
+_COMMANDS: Final = ("status", "top", "roles", "flip", "explain", "plan", "logs")
 _FLAGS: Final = ("--namespace", "--all-namespaces", "--output", "--context", "--kubeconfig")
-_WITH_VALUE: Final = {"-n", "--namespace", "-o", "--output", "--context", "--kubeconfig", "--tail"}
+_WITH_VALUE: Final = {
+    "-n", "--namespace", "-o", "--output", "--context", "--kubeconfig", "--tail", "--prometheus",
+    "--curves", "--window-s", "--image-tokens", "--pods", "--seconds", "--seed",
+}  # fmt: skip
 _CHOICES: Final = {
     "-o": ("table", "json", "yaml"),
     "--output": ("table", "json", "yaml"),

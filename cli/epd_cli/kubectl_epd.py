@@ -23,7 +23,7 @@ from epd.vocabulary import (
     Role,
     Stage,
 )
-from epd_cli import kubectl_top
+from epd_cli import kubectl_plan_view, kubectl_top, study_options
 from epd_cli.__main__ import Parser
 from epd_cli.failures import FAILURES, CommandError, UsageError, status_of
 from epd_cli.kubectl import Kubectl
@@ -47,6 +47,8 @@ examples:
   kubectl epd roles demo                         its pods and their roles
   kubectl epd flip demo-1 encode-prefill         nothing restarts, no stream is dropped
   kubectl epd explain demo                       why the split is as it is
+  kubectl epd plan demo --prometheus monitoring/prometheus:9090 --curves h200.yaml
+                                                 pods, method and split for its traffic
   kubectl epd top demo                           all of it at one look, anew each second
   kubectl epd logs demo --role decode -f
 """
@@ -83,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     flip.add_argument("role", metavar="ROLE", help=", ".join(Role))
     explain = add("explain", "Say why a cluster's split is as it is.", shown)
     explain.add_argument("cluster", metavar="CLUSTER")
+    study_options.add_live_plan(add("plan", "Say what fleet a cluster's traffic takes.", shown))
     top = add("top", "Show pods, stages, objective and decisions, anew each second.")
     top.add_argument("cluster", metavar="CLUSTER")
     top.add_argument("--once", action="store_true", help="print plain text, once")
@@ -177,6 +180,24 @@ def _explain(kubectl: Kubectl, options: argparse.Namespace) -> None:
     print("\n".join(explanation(view, events, now_utc())))
 
 
+def _plan(kubectl: Kubectl, options: argparse.Namespace) -> None:
+    # The simulator takes a second to load, which other commands need not wait for.
+    from epd_cli import kubectl_plan
+
+    found = kubectl_plan.plan(kubectl, CLUSTERS, _selector(options.cluster), options)
+    if options.output != "table":
+        _dump(options, found)
+    else:
+        print("\n".join(kubectl_plan_view.heading(found)) + "\n")
+        print_table(kubectl_plan_view.PLAN_COLUMNS, kubectl_plan_view.rows(found))
+    if not found["plans"][0]["meets_slo"]:
+        raise CommandError(
+            f"no method meets the objective with {options.pods} pods: allow more with --pods"
+        )
+    if options.output == "table":
+        print("\n" + "\n".join(kubectl_plan_view.advice(found)))
+
+
 def _logs(kubectl: Kubectl, options: argparse.Namespace) -> None:
     selector = _selector(options.cluster, Component(options.component))
     if options.role:
@@ -196,7 +217,7 @@ def _top(kubectl: Kubectl, options: argparse.Namespace) -> None:
 
 _COMMANDS: Final = {
     "status": _status, "roles": _roles, "flip": _flip, "explain": _explain, "logs": _logs,
-    "top": _top,
+    "top": _top, "plan": _plan,
 }  # fmt: skip
 
 

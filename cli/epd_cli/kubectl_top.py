@@ -56,19 +56,19 @@ def top(kubectl: Kubectl, clusters: str, cluster: str, selector: str, *, once: b
     ready = [view for view in map(pod_view, kubectl.find("pods", selector)) if view["ready"]]
     if not ready:
         raise CommandError(f"no gateway of {cluster} is ready; see kubectl epd status {cluster}")
-    with forwarded(kubectl, ready[0]["name"]) as port:
+    with forwarded(kubectl, f"pod/{ready[0]['name']}", GATEWAY_ADMIN_PORT) as port:
         show(ForwardedGateway(kubectl, clusters, cluster, port).look, once=once)
 
 
 @contextmanager
-def forwarded(kubectl: Kubectl, pod: str) -> Iterator[int]:
-    """Give a port of this machine that leads to a gateway's admin routes.
+def forwarded(kubectl: Kubectl, target: str, port: int) -> Iterator[int]:
+    """Give a port of this machine that leads to a port of `pod/NAME` or `service/NAME`.
 
     Raises:
         CommandError: kubectl did not open it.
     """
     with subprocess.Popen(
-        kubectl.words(["port-forward", f"pod/{pod}", f":{GATEWAY_ADMIN_PORT}"]),
+        kubectl.words(["port-forward", target, f":{port}"]),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -79,7 +79,8 @@ def forwarded(kubectl: Kubectl, pod: str) -> Iterator[int]:
             said = process.stdout.readline() if readable else b"nothing was heard of it"
             opened = _FORWARDS.search(said)
             if opened is None:
-                raise CommandError(f"cannot reach {pod}: {said.decode(errors='replace').strip()}")
+                why = said.decode(errors="replace").strip()
+                raise CommandError(f"cannot reach {target}: {why}")
             yield int(opened[1])
         finally:
             process.terminate()

@@ -1,4 +1,4 @@
-"""The options of `epd simulate` and `epd plan`; what they name is looked up when they run."""
+"""The options of `epd simulate`, `epd plan` and `kubectl epd plan`; looked up when they run."""
 
 import argparse
 from math import isfinite
@@ -61,6 +61,44 @@ def add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pods", type=_count, default=32, metavar="N", help="at most so many (%(default)s)"
     )
+
+
+def add_live_plan(command: argparse.ArgumentParser) -> None:
+    """Add the options of `kubectl epd plan`."""
+    command.add_argument("cluster", metavar="CLUSTER")
+    command.add_argument(
+        "--prometheus",
+        metavar="URL|NAMESPACE/SERVICE:PORT",
+        help="where its metrics are; a Service is reached by a forwarded port",
+    )
+    command.add_argument(
+        "--curves",
+        metavar="FILE",
+        help="what its stages cost, by epd profile (default: those of a simulated engine)",
+    )
+    command.add_argument(
+        "--window-s",
+        type=_positive,
+        default=600.0,
+        metavar="S",
+        help="traffic of so many seconds (%(default)s)",
+    )
+    command.add_argument(
+        "--image-tokens",
+        type=_positive,
+        metavar="N",
+        help="of an image, where images are encoded with their prompts and nobody counts",
+    )
+    command.add_argument(
+        "--pods", type=_count, default=32, metavar="N", help="at most so many (%(default)s)"
+    )
+    command.add_argument(
+        "--seconds",
+        type=_positive,
+        metavar="S",
+        help="of arrivals to simulate (default: some 5,000 requests, 60 to 300 s)",
+    )
+    command.add_argument("--seed", type=_whole, default=1, metavar="N", help="(%(default)s)")
 
 
 def _add_traffic(command: argparse.ArgumentParser, scenario: str, *, rates: bool) -> None:

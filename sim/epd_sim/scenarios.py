@@ -33,13 +33,13 @@ class Scenario:
 
 def chat(rng: np.random.Generator) -> Shape:
     """Draw a chat without images: a prompt of about 400 tokens, a long answer of about 1,200."""
-    return Shape(_around(400, 0.8, rng), _around(1200, 0.6, rng))
+    return Shape(around(400, 0.8, rng), around(1200, 0.6, rng))
 
 
 def caption(rng: np.random.Generator) -> Shape:
     """Draw a question about one to three images of 1,024 to 2,040 tokens; a short answer."""
     images = tuple(int(rng.choice((1024, 1344, 2040))) for _ in range(int(rng.integers(1, 4))))
-    return Shape(_around(80, 0.5, rng), _around(60, 0.6, rng), images)
+    return Shape(around(80, 0.5, rng), around(60, 0.6, rng), images)
 
 
 def square_wave(
@@ -135,7 +135,7 @@ def _mixed(rate: float, seconds: float, seed: int, mix: Mix) -> list[Request]:
     return requests
 
 
-def _around(mean: float, spread: float, rng: np.random.Generator) -> int:
+def around(mean: float, spread: float, rng: np.random.Generator) -> int:
     """Draw a log-normal number of tokens with this mean."""
     return max(1, int(rng.lognormal(np.log(mean) - spread**2 / 2, spread)))
 

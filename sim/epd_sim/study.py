@@ -138,6 +138,19 @@ def plan_fleet(setup: Setup, workload: Workload, most_pods: int) -> Iterator[Fle
         yield FleetPlan(choices(pods)[method], pods, met, met >= setup.slo.attainment)
 
 
+def attainment(setup: Setup, workload: Workload, split: Mapping[Role, int]) -> float:
+    """Return the share of requests that meet the SLO on pods that keep their roles.
+
+    Args:
+        setup: Costs and SLO; its fleet size and method are not looked at.
+        workload: What is to be served.
+        split: Pods by role.
+    """
+    plan: Plan = (split, GatewayPlacer(), None)
+    sized = replace(setup, pods=sum(split.values()))
+    return serve(sized, "plan", workload, plan).results.attainment(setup.slo)
+
+
 def _choice_of(
     choices: Callable[[int], Mapping[str, MethodChoice]], method: str, pods: int
 ) -> MethodChoice | None:
@@ -155,11 +168,7 @@ def _settle(
 
     def attained(pods: int) -> float:
         choice = choice_of(pods)
-        if choice is None:
-            return 0.0
-        plan: Plan = (choice.pods, GatewayPlacer(), None)
-        results = serve(replace(setup, pods=pods), "plan", workload, plan).results
-        return results.attainment(setup.slo)
+        return attainment(setup, workload, choice.pods) if choice else 0.0
 
     pods, met = begin, attained(begin)
     while met < setup.slo.attainment and pods < most:

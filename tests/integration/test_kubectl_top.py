@@ -106,7 +106,8 @@ def test_a_forward_that_fails_is_told_in_a_line(play, capsys):
     play("echo 'error: pods is forbidden' >&2; exit 1")
     assert kubectl_epd.main(["top", "demo", "--once", "-n", "ns"]) == 1
     complaint = capsys.readouterr().err
-    assert complaint == ("kubectl epd top: cannot reach demo-gateway-x: error: pods is forbidden\n")
+    said = "cannot reach pod/demo-gateway-x: error: pods is forbidden"
+    assert complaint == f"kubectl epd top: {said}\n"
 
 
 def test_without_a_ready_gateway_nothing_is_forwarded(play, capsys):

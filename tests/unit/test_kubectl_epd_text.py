@@ -136,7 +136,7 @@ class NamesOnly:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["status", "top", "roles", "flip", "explain", "logs"]),
+        ([""], ["status", "top", "roles", "flip", "explain", "plan", "logs"]),
         (["f"], ["flip"]),
         (["flip", ""], ["demo-1", "demo-2"]),
         (["flip", "-n", "prod", ""], ["demo-1", "demo-2"]),
