@@ -2,6 +2,7 @@
 
 One fleet of simulated workers (encode → prefill → decode), and before it a gateway for each way,
 all on one core and all under load at the same time: whatever else the machine does, it does to all.
+Each round has gateways of its own, started in another order: two alike processes differ by 2 %.
 *nothing*: metrics count nothing. *metrics*: what runs by default, scraped as the chart asks. *one
 trace in ten* and *all traces*: that, and spans to a collector. A request that ends well is no line.
 """
@@ -61,14 +62,19 @@ def measure(options: Options) -> Report:
         compared = ways(f"http://127.0.0.1:{sink.ports()[0]}")
         fleet = Fleet(running)
         fleet.start_simulated(ROLES)
-        gateways = {way.name: _start(fleet, way) for way in compared}
         loads = {
             way.name: Programs(running.folder / way.name.replace(" ", "-")) for way in compared
         }
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}: {RATE:g}/s to each of {len(compared)}")
+            first = number % len(compared)
+            gateways = {
+                way.name: _start(fleet, way) for way in (*compared[first:], *compared[:first])
+            }
 
-            def load(way: Way) -> tuple[str, dict[str, Any]]:
+            def load(
+                way: Way, gateways: Mapping[str, tuple[Program, str]] = gateways
+            ) -> tuple[str, dict[str, Any]]:
                 where = gateways[way.name]
                 return way.name, _load(loads[way.name], way, *where, quick=options.quick)
 
@@ -78,6 +84,7 @@ def measure(options: Options) -> Report:
                         say(f"{name}: faults {figures['faults']}")
                     cpu_us = figures["processes"]["gateway"]["cpu_us_per_request"]
                     found.setdefault(name, []).append(cpu_us)
+            running.stop(*(gateway for gateway, _ in gateways.values()))
     return _report(found)
 
 
