@@ -24,6 +24,7 @@ from epd_cli.profile_sizes import SIZES
 from epd_cli.profile_worker import probing
 from epd_cli.study_traffic import bar
 from epd_cli.tables import print_table
+from epd_operator.local_state import PodState
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,19 +96,18 @@ def write_curves(path: Path, tree: Mapping[str, Any]) -> None:
 def _addresses(options: argparse.Namespace) -> tuple[str, str]:
     """Return where the worker and the taker of its handoffs are; no taker: empty.
 
-    Beside a pod, another pod of its cluster takes.
+    Beside a pod, another pod of its cluster takes, if one is ready.
     """
     names = [name for name in (options.worker, options.taker) if name and ":" not in name]
-    pods: dict[str, str] = {}
-    if names:
-        found = chosen_cluster(options).read().pods
-        pods = {pod.name: pod.address for pod in found if pod.address}
+    found = chosen_cluster(options).read().pods if names else ()
+    pods = {pod.name: pod.address for pod in found if pod.address}
+    ready = (pod.name for pod in found if pod.state is PodState.READY)
     for name in names:
         if name not in pods:
             raise CommandError(
                 f"{name!r} is neither HOST:PORT nor a pod that runs; there are {', '.join(pods)}"
             )
-    taker = options.taker or next((name for name in pods if name != options.worker), "")
+    taker = options.taker or next((name for name in ready if name != options.worker), "")
     return pods.get(options.worker, options.worker), pods.get(taker, taker)
 
 

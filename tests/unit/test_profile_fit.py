@@ -1,16 +1,21 @@
 """From measurements to a curves file."""
 
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from epd.api.curves import CurvesFile
 from epd.policy.curves import Curve
+from epd.vocabulary import Role
+from epd_cli import profile
 from epd_cli.__main__ import main
 from epd_cli.profile_fit import Fit, Measured, fit
 from epd_cli.profile_rounds import disagreement, typical
 from epd_operator.control.curves_file import curves_of
+from epd_operator.local_state import LocalPod, PodState
 from epd_sim.costs import StageCosts
 
 SIZES = (64, 256, 1024, 4096)
@@ -101,6 +106,27 @@ def test_a_fixed_part_that_does_not_show_is_none_and_the_bytes_are_kept():
 def test_noise_that_would_make_a_part_negative_leaves_that_part_out():
     found = fit(measured(decode=[(1, 64.0, 6.0), (1, 1024.0, 5.0)]))
     assert found.sections["decode_step"] == {"batch_ms": [[1, 5.5]], "ms_per_1000_tokens": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("worker", "taker", "addresses"),
+    [
+        ("a", None, ("h:1", "h:3")),
+        ("c", None, ("h:3", "h:1")),
+        ("a", "b", ("h:1", "h:2")),
+        ("a", "10.0.0.8:9", ("h:1", "10.0.0.8:9")),
+        ("10.0.0.7:9", None, ("10.0.0.7:9", "")),
+    ],
+)
+def test_another_ready_pod_of_the_cluster_takes_handoffs(monkeypatch, worker, taker, addresses):
+    pods = [
+        LocalPod(name="a", role=Role.ENCODE, state=PodState.READY, address="h:1"),
+        LocalPod(name="b", role=Role.PREFILL, state=PodState.LOADING, address="h:2"),
+        LocalPod(name="c", role=Role.DECODE, state=PodState.READY, address="h:3"),
+    ]
+    cluster = SimpleNamespace(read=lambda: SimpleNamespace(pods=pods))
+    monkeypatch.setattr(profile, "chosen_cluster", lambda _: cluster)
+    assert profile._addresses(Namespace(worker=worker, taker=taker)) == addresses
 
 
 def test_what_disturbs_whole_rounds_does_not_tell_lengths_apart():
