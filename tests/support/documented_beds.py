@@ -48,7 +48,7 @@ class Desk:
         }
 
     def run(self, command: Command, *, text: str = "", **environment: str) -> str:
-        """Run a command to its end and return what it printed.
+        """Run a command to its end and return what it printed, errors last.
 
         Raises:
             CommandFailedError: It did not end well, or found nothing.
@@ -69,7 +69,7 @@ class Desk:
         is_empty = "No resources found" in done.stderr and " get events " not in command.key
         if done.returncode != 0 or is_empty:
             raise CommandFailedError(f"status {done.returncode}: {said}")
-        return done.stdout
+        return done.stdout + done.stderr
 
 
 class Ups:
