@@ -25,6 +25,7 @@ from engine_calls import (
 
 from epd.wire.messages import Completed, FailureKind, Generate, Phase, Prefilled
 from epd_worker.engine import Engine, EngineError, StageClock
+from epd_worker.engine.ec_leases import lease_name
 
 EngineFactory = Callable[..., Awaitable[Engine]]
 
@@ -158,6 +159,24 @@ async def test_an_embedding_may_be_taken_more_than_once(here: Engine, there: Eng
     first = await hear(there, work)
     again = await hear(there, work)
     assert answer_of(again.payload) == answer_of(first.payload)
+
+
+async def test_a_worker_that_lacks_an_embedding_of_its_own_loses_the_request_and_nothing_else(
+    here: Engine, there: Engine
+) -> None:
+    """Its process is a new one of the same name, or the room was needed for others."""
+    work = await with_handles(chat(here, images=1), here, picture("salmon"))
+    forgotten = tuple(
+        replace(image, ec=replace(image.ec, identifier=lease_name("0" * 64, 0)), local=True)
+        for image in work.images
+        if image.ec is not None
+    )
+    for phase in (Phase.WHOLE, Phase.PREFILL):
+        with pytest.raises(EngineError) as lost:
+            await hear(here, replace(work, phase=phase, images=forgotten))
+        assert lost.value.kind is FailureKind.HANDOFF_LOST
+    assert text_of((await hear(here, work)).payload)
+    assert text_of((await hear(there, work)).payload)
 
 
 # --- leases ------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@
    room that was meant for the embedding. Each monitor has a name of its own.
 4. *Idle*: the core sleeps while no embedding is leased, arriving, or being read.
 5. The bytes that arrived are counted.
+6. *An embedding that should be here and is not*: vLLM would run the vision tower on the metadata
+   that came instead of pixels, which ends the engine. The request fails, and it alone.
 """
 
 from itertools import count
@@ -35,6 +37,7 @@ def apply() -> None:
     around(ec_control.ZmqClientTransport, "connect")(_connect)
     around(ECCPUScheduler, "_on_peer_down")(_free_what_a_dead_peer_sent)
     around(ECCPUScheduler, "_process_session_results")(_count_received)
+    around(ECCPUScheduler, "_admit_item")(_admit_what_is_here)
 
 
 def _has_held_embeddings(_: Any, scheduler: Any) -> bool:
@@ -91,3 +94,19 @@ def _count_received(original: Any, scheduler: Any, session: Any) -> None:
     blocks = sum(len(entry.block_ids) for entry in arrived if entry is not None)
     total = getattr(scheduler, "epd_received_bytes", 0)
     scheduler.epd_received_bytes = total + blocks * scheduler._region.block_size_bytes
+
+
+def _admit_what_is_here(
+    original: Any, scheduler: Any, request: Any, feature: Any, computed_tokens: int, now_s: float
+) -> bool:
+    """Admit an image to prefill, unless its embedding is of this engine and not there any more."""
+    if not original(scheduler, request, feature, computed_tokens, now_s):
+        return False
+    position = feature.mm_position
+    announced = request.ec_transfer_params.get(feature.identifier)
+    if announced is None or position.offset + position.length <= computed_tokens:
+        return True
+    entry = scheduler._cache.get(feature.identifier)
+    if entry is None:
+        raise ec_scheduling._RemoteUnavailable("it is not in this engine's cache any more")
+    return bool(entry.ready)
