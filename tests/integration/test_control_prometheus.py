@@ -1,23 +1,33 @@
 """The control loop's signals from a real Prometheus that scrapes a running cluster."""
 
 import asyncio
+import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from chat_streams import ChatStream, ask_about, client_of, numbers
-from monitoring.live.prometheus import PrometheusServer
+from monitoring.live.prometheus import PrometheusServer, Target
 from prometheus_server import prometheus, targets
 from running_cluster import Cluster, manifest
 
 from epd.vocabulary import Stage
+from epd_cli import kubectl_epd
 from epd_operator.control.ports import MetricsUnavailable
 from epd_operator.control.prometheus import PrometheusMetrics
 from epd_operator.control.signals import Traffic
 
 CURVES = "encode: {batch_ms: 5.0, image_ms: [[1, 5.0]]}\nprefill_ms: [[0, 5.0], [4096, 6.0]]\n"
 WINDOW_S = 10.0
+KUBECTL = """#!/bin/sh
+case "$*" in
+  *port-forward*) echo "Forwarding from 127.0.0.1:{port} -> 9090"; exec sleep 600 ;;
+  *"get pods"*) echo '{{"items": []}}' ;;
+  *) cat {folder}/owner ;;
+esac
+"""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -134,3 +144,47 @@ async def test_a_frozen_or_dead_prometheus_is_told_apart_from_quiet_traffic(
     server.process.wait()
     with pytest.raises(MetricsUnavailable, match="cannot be asked"):
         await metrics.read()
+
+
+async def test_a_plan_is_made_of_the_traffic_that_prometheus_saw(
+    cluster: Cluster,
+    server: PrometheusServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # As the chart's PodMonitor labels them.
+    labels = {"namespace": "ns", "epd_dev_cluster": "demo"}
+    addresses = [address for job in jobs(cluster).values() for address in job]
+    server.set_targets([Target(address, {"job": "pods", **labels}) for address in addresses])
+    owner = manifest("demo", Path("simulated"), engine={"type": "VLLM"})
+    owner["metadata"]["namespace"] = "ns"
+    (tmp_path / "owner").write_text(json.dumps(owner))
+    script = tmp_path / "kubectl"
+    port = server.url.rpartition(":")[2]
+    script.write_text(KUBECTL.format(port=port, folder=tmp_path))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "curves.yaml").write_text(CURVES)
+    words = ["plan", "demo", "--prometheus", "monitoring/prometheus:9090", "--window-s", "10"]
+    words += ["--curves", str(tmp_path / "curves.yaml"), "--seconds", "10", "--pods", "4"]
+    metrics = metrics_of(server, matchers=labels)
+    assert await asyncio.to_thread(kubectl_epd.main, words) == 1
+    assert "Prometheus: " in capsys.readouterr().err
+    await read_until(metrics, lambda traffic: len(traffic.workers) == 3)
+    assert await asyncio.to_thread(kubectl_epd.main, words) == 1
+    assert "no traffic yet" in capsys.readouterr().err
+    flow = asyncio.create_task(chat_on(cluster))
+    try:
+        await read_until(metrics, is_one_picture_a_chat)
+        assert await asyncio.to_thread(kubectl_epd.main, [*words, "-o", "json"]) == 0
+    finally:
+        flow.cancel()
+        await asyncio.gather(flow, return_exceptions=True)
+    found = json.loads(capsys.readouterr().out)
+    traffic, best = found["traffic"], found["plans"][0]
+    assert (traffic["image_share"], best["meets_slo"]) == (1.0, True)
+    assert traffic["images"] == pytest.approx(1, rel=0.3)
+    assert traffic["image_output_tokens"] == pytest.approx(12, rel=0.1)
+    assert found["now"]["method"] == "E-P-D"
+    assert f'"replicas": {best["pods"]}' in found["command"]

@@ -42,6 +42,10 @@ KUBECTL_TOP = (
     "tests/integration/test_kubectl_top.py"
     "::test_it_shows_the_gateways_snapshot_with_the_operators_decision"
 )
+KUBECTL_PLAN = (
+    "tests/integration/test_control_prometheus.py"
+    "::test_a_plan_is_made_of_the_traffic_that_prometheus_saw"
+)
 KUBECTL_LOGS = "tests/integration/test_kubectl_epd.py::test_logs_are_those_of_kubectl"
 PLAN = "tests/sim/test_sim_commands.py::test_plan_names_the_smallest_fleet_that_meets_the_objective"
 SIMULATE = (
@@ -63,6 +67,7 @@ BY_ANOTHER_TEST = {
     r"epd top": TOP,
     r"kubectl epd top .*": KUBECTL_TOP,
     r"kubectl epd logs .*": KUBECTL_LOGS,
+    r"kubectl epd plan .*": KUBECTL_PLAN,
     r"kubectl port-forward service/.*": THEIR_DEMO,
     r"epd plan --trace azure:.*": AZURE,
     r"epd plan .* --model mine.yaml .*": CURVES,

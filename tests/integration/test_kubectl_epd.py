@@ -207,6 +207,17 @@ def test_explain_tells_the_last_decision_and_what_happened(user: User) -> None:
     ]
 
 
+def test_a_plan_says_in_one_line_what_it_lacks(user: User) -> None:
+    nowhere = ("--prometheus", "http://127.0.0.1:1")
+    assert "name a Prometheus that scrapes it" in user.refused("plan", "demo")
+    assert "cannot be asked" in user.refused("plan", "demo", *nowhere)
+    assert "not found" in user.refused("plan", "nobody", *nowhere)
+    real = json.loads(json.dumps(CLUSTER))
+    real["metadata"]["name"], real["spec"]["engine"]["type"] = "real", "VLLM"
+    user.api.kubectl("create", "-n", user.namespace, "-f", "-", manifest=real)
+    assert "give --curves FILE" in user.refused("plan", "real", *nowhere)
+
+
 def test_logs_are_those_of_kubectl(user: User) -> None:
     # Nothing runs here; that kubectl looked for the right pods shows in what it does not find.
     done = user.run("epd", "logs", "demo", "--role", "encode-decode", "-n", user.namespace)
