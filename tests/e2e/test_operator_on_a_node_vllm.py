@@ -44,21 +44,12 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where engines keep what torch compiles, which takes each of them half a minute."""
-    return writable(tmp_path_factory.mktemp("compiled"))
-
-
 @pytest.fixture
-def clusters(one_node: Node, node_namespace: str, compiled: Path) -> Iterator[Clusters]:
+def clusters(one_node: Node, node_namespace: str) -> Iterator[Clusters]:
     """Return the clusters of a restricted namespace, with an operator at work."""
     tiny_model(TinyKind.QWEN3_VL)
     with operator_pod(one_node, node_namespace):
-        clusters = Clusters(one_node.api, node_namespace)
-        claim = host_environment.folder_claim(node_namespace, "compiled", compiled, MANY)
-        apply(clusters, *claim)
-        yield clusters
+        yield Clusters(one_node.api, node_namespace)
 
 
 def writable(folder: Path) -> Path:
@@ -68,13 +59,9 @@ def writable(folder: Path) -> Path:
 
 
 def workers(*variables: dict[str, str]) -> dict[str, Any]:
-    """Return the template of pods that share what they compile."""
+    """Return the template of worker pods, with further variables of their environment."""
     template = host_environment.pod_template("worker")
-    claim = {"claimName": "compiled"}
-    template["spec"]["volumes"].append({"name": "compiled", "persistentVolumeClaim": claim})
-    container = template["spec"]["containers"][0]
-    container["volumeMounts"].append({"name": "compiled", "mountPath": "/compiled"})
-    container["env"] += [{"name": "TORCHINDUCTOR_CACHE_DIR", "value": "/compiled"}, *variables]
+    template["spec"]["containers"][0]["env"] += variables
     return template
 
 
