@@ -236,13 +236,14 @@ class Slo(_Group):
         tpot_ms: Time per output token, the mean over its m-1 gaps, likewise.
         attainment_percent: Share of requests that should meet both.
         overflow: Act on it, too: encode and prefill that their role is predicted to end too late go
-            to pods of other roles, where they cost next to no answer its time per token.
+            to pods of other roles, where they cost next to no answer its time per token. False:
+            they wait for a pod of their role.
     """
 
     ttft_ms: PositiveFloat = 1000.0
     tpot_ms: PositiveFloat = 50.0
     attainment_percent: float = Field(default=90.0, gt=0, le=100)
-    overflow: bool = False
+    overflow: bool = True
 
 
 class Live(_Group):

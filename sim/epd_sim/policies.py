@@ -202,7 +202,7 @@ def objective_costs(slo: Slo) -> Costs:
 
 
 def placer_for(slo: Slo, *, classes: bool = False) -> GatewayPlacer:
-    """Return placement as the gateway does it with `slo.overflow`."""
+    """Return placement as the gateway does it."""
     return GatewayPlacer(GatewaySettings(costs=objective_costs(slo), classes=classes))
 
 
@@ -263,7 +263,7 @@ POLICIES: Final = {
         ),
         Policy(
             "no-overflow",
-            "ours, with every stage on pods of its role, as gateways do without slo.overflow",
+            "ours, with every stage on pods of its role, as gateways do with slo.overflow=false",
             lambda setup, workload: (
                 first_split(setup, workload),
                 GatewayPlacer(),
