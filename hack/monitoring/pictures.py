@@ -206,8 +206,8 @@ def flips_of(server: Prometheus, since_s: float) -> list[tuple[float, str]]:
 
 def _name_flips(axes: Axes, flips: Sequence[tuple[float, str]], since_s: float) -> None:
     for at_s, title in flips:
-        axes.text(at_s - since_s, 0.97, title, transform=axes.get_xaxis_transform(), fontsize=5,
-                  rotation=90, va="top", ha="right", color="purple")  # fmt: skip
+        axes.text(at_s - since_s, 0.03, title, transform=axes.get_xaxis_transform(), fontsize=6,
+                  rotation=90, va="bottom", ha="right", color="purple")  # fmt: skip
 
 
 def _save(figure: Any, file: Path) -> None:
