@@ -5,6 +5,7 @@ All of these may change while a gateway runs.
 
 from collections.abc import Mapping
 
+from epd.api.names import Overflow
 from epd.api.v1alpha1 import EPDClusterSpec
 
 
@@ -23,4 +24,5 @@ def gateway_settings(spec: EPDClusterSpec) -> Mapping[str, object]:
         "slo.ttft_ms": slo.ttft_milliseconds,
         "slo.tpot_ms": slo.tpot_milliseconds,
         "slo.attainment_percent": slo.attainment_percent,
+        "slo.overflow": str(slo.overflow is Overflow.WHEN_LATE).lower(),
     }

@@ -16,7 +16,7 @@ from epd.api import (
 from epd.api.base import ApiModel
 from epd.api.meta import ObjectMeta
 from epd.api.model import ModelCacheSpec, ModelSpec, TokenSecretRef
-from epd.api.names import CacheType, RoleEdits, RolloutType, ServiceType
+from epd.api.names import CacheType, Overflow, RoleEdits, RolloutType, ServiceType
 from epd.api.status import Condition, EPDClusterStatus, LastDecision, RoleStatus
 from epd.api.v1alpha1 import (
     ControlSpec,
@@ -90,6 +90,7 @@ SLOS = made(
     ttft_milliseconds=st.integers(1, 600_000),
     tpot_milliseconds=st.integers(1, 60_000),
     attainment_percent=st.integers(1, 100),
+    overflow=st.sampled_from(Overflow),
 )
 CONTROLS = made(
     ControlSpec,

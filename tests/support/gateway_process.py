@@ -16,6 +16,8 @@ from epd_operator import local_ports
 
 HOST = "127.0.0.1"
 READY_WITHIN_S = 60
+# No placement may depend on how fast this machine is.
+PATIENT = {"slo.ttft_ms": 60000, "slo.tpot_ms": 10000}
 BROKEN_GATEWAY = Path(__file__).with_name("broken_gateway.py")
 
 
@@ -32,7 +34,7 @@ class GatewayProcess:
         program = [BROKEN_GATEWAY, defect] if defect else ["-m", "epd_gateway"]
         self._command = [sys.executable, *program, "--roster-file", roster, "--exit-with-parent"]
         self._command += ["--listen", f"{HOST}:{port}", "--admin-listen", f"{HOST}:{admin_port}"]
-        for name, value in settings.items():
+        for name, value in {**PATIENT, **settings}.items():
             self._command += ["--set", f"{name}={value}"]
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None

@@ -152,7 +152,8 @@ def test_another_objective_or_limit_reaches_gateways_by_a_file_and_restarts_none
 ) -> None:
     before = wanted()
     limits = {"maxRequestsInFlightPerKey": 7, "allowedMediaDomains": ["a.org", "b.org"]}
-    after = wanted(slo={"ttftMilliseconds": 77}, gateway={"limits": limits})
+    slo = {"ttftMilliseconds": 77, "overflow": "WhenMissing"}
+    after = wanted(slo=slo, gateway={"limits": limits})
     assert of_kind(after, Kind.DEPLOYMENT) == of_kind(before, Kind.DEPLOYMENT)
     settings = of_kind(after, Kind.CONFIG_MAP)
     (name, text), *_ = settings["data"].items()
@@ -165,6 +166,7 @@ def test_another_objective_or_limit_reaches_gateways_by_a_file_and_restarts_none
     file.write_text(text)
     understood = SettingsSource({}, {}, file).read()
     assert understood.media.allowed_domains == ("a.org", "b.org")
+    assert not understood.slo.overflow
     assert {"slo.ttft_ms=77", "keys.max_in_flight=7", "media.allowed_domains=a.org,b.org"} <= set(
         text.splitlines()
     )

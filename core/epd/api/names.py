@@ -69,6 +69,14 @@ class ControlMode(StrEnum):
 
 
 @unique
+class Overflow(StrEnum):
+    """When images and prompts go to a pod whose role does not offer their stage."""
+
+    WHEN_LATE = "WhenLate"  # no pod of the role is there, or the role would miss the TTFT
+    WHEN_MISSING = "WhenMissing"  # no pod of the role is there
+
+
+@unique
 class TransportType(StrEnum):
     """What carries handoffs between pods."""
 

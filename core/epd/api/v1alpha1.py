@@ -19,6 +19,7 @@ from epd.api.names import (
     EngineType,
     GatewayAccess,
     MethodName,
+    Overflow,
     RoleEdits,
     RoleName,
     RolloutType,
@@ -130,6 +131,10 @@ class SLOSpec(ApiModel):
 
     attainment_percent: int = Field(default=90, ge=1, le=100)
     """Share of requests that should meet both."""
+
+    overflow: Overflow = Overflow.WHEN_LATE
+    """When images and prompts go to a pod of another role: `WhenLate` if theirs is predicted to
+    miss the time to first token, `WhenMissing` only if no pod has theirs."""
 
 
 class ControlSpec(ApiModel):
