@@ -16,7 +16,7 @@ PYTEST := .venv/bin/pytest
 # Tests that compute share all cores. Files that mostly wait for other programs run two at a time.
 ALL_CORES := -n auto
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
-# In CI a test of real processes that failed runs once more, and the end of the log names it.
+# In CI a test with sockets or processes that failed runs once more, and the log's end names it.
 ONCE_MORE := $(if $(CI),--reruns 1 -rR)
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
@@ -56,7 +56,7 @@ gen: env ## Generate stubs, crds/, rules, dashboards, and what the docs take fro
 test: lint test-unit test-sim test-integration test-e2e ## Run every check and every test.
 
 test-unit: env ## Run the tests that need no engine and no other process.
-	$(PYTEST) $(ALL_CORES) tests/unit tests/property tests/contract -m 'not vllm'
+	$(PYTEST) $(ALL_CORES) $(ONCE_MORE) tests/unit tests/property tests/contract -m 'not vllm'
 
 test-sim: env ## Check the simulator against published measurements, and its policies.
 	$(PYTEST) $(ALL_CORES) tests/sim
