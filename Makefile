@@ -17,7 +17,7 @@ PYTEST := .venv/bin/pytest
 ALL_CORES := -n auto
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 # In CI a test with sockets or processes that failed runs once more, and the log's end names it.
-ONCE_MORE := $(if $(CI),--reruns 1 -rR)
+ONCE_MORE := $(if $(CI),--reruns 1 --rerun-show-tracebacks -rR)
 CODE := core operator gateway worker sim cli tests hack $(wildcard bench)
 
 .PHONY: help env fmt lint gen lock test test-unit test-sim test-integration test-e2e demo bench bench-race bench-policy bench-operator figures dashboards-preview screens docs docs-pictures clean

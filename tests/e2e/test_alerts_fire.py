@@ -57,7 +57,7 @@ def test_slow_pods_burn_the_budget_of_the_time_per_token(watched: WatchedUp) -> 
 def test_a_flood_of_pictures_burns_the_budget_of_the_first_token_and_lost_handoffs_are_told(
     watched: WatchedUp,
 ) -> None:
-    assert not watched.pager.firing & {"EPDHandoffsFail", "EPDStagesFail"}
+    watched.is_quiet_of("EPDHandoffsFail", "EPDStagesFail")
     losing = [watched.pod(Role.DECODE, number).name for number in range(2)]
     with Traffic(watched.url, MODEL, FLOOD), ExitStack() as faults:
         for pod in losing:
@@ -120,25 +120,26 @@ def flip_against(watched: WatchedUp) -> bool:
 
 
 def test_a_killed_pod_leaves_a_stage_without_one(watched: WatchedUp) -> None:
-    assert "EPDStageWithoutPod" not in watched.pager.firing
-    name = watched.pod(Role.PREFILL).name
+    alert = "EPDStageWithoutPod"
+    watched.is_quiet_of(alert)
 
-    def kill() -> bool:
+    def is_told() -> bool:
         """Kill it whenever it is up, as a pod that crashes again and again."""
-        if watched.pod(Role.PREFILL).state == "ready":
-            with watched.fault("kill", name):
+        victim = watched.pod(Role.PREFILL)
+        if victim.state == "ready":
+            with watched.fault("kill", victim.name):
                 pass
-        return "EPDStageWithoutPod" in watched.pager.firing
+        if alert not in watched.pager.firing:
+            return False
+        if not watched.is_red("Stages without a pod", alert):
+            return False
+        said = watched.first_command_of(alert).splitlines()
+        of_victim = [line for line in said if line.startswith(f"{victim.name} ")]
+        assert "prefill" in of_victim[0]
+        return any(state in of_victim[0] for state in ("restarting", "starting", "loading"))
 
-    watched.until(kill)
-    if watched.pod(Role.PREFILL).state == "ready":
-        kill()
-    watched.until(lambda: watched.is_red("Stages without a pod", "EPDStageWithoutPod"))
-    said = watched.first_command_of("EPDStageWithoutPod")
-    (line,) = (line for line in said.splitlines() if line.startswith(f"{name} "))
-    assert "prefill" in line
-    assert any(state in line for state in ("restarting", "starting", "loading")), line
-    watched.is_quiet_of("EPDStageWithoutPod")
+    watched.until(is_told)
+    watched.is_quiet_of(alert)
 
 
 def test_when_all_pods_are_frozen_nobody_is_served_and_nothing_is_decided(

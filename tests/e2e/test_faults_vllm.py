@@ -74,6 +74,8 @@ async def strike(faults: RealFaults, row: Row) -> list[ChatStream]:
             async with faults.held_up(row, chats) as running:
                 faults.strike(row.victim, row.fault)
             await asyncio.gather(*running)
+            if not row.disturbs:
+                await faults.require_in_time(chats, row)
             return chats
         except Missed as missed:
             print(missed)

@@ -286,6 +286,14 @@ class RealFaults:
         ]
         return stages
 
+    async def require_in_time(self, chats: Sequence[ChatStream], row: Row) -> None:
+        """Missed if what held the chats up did so for longer than a stage may take."""
+        held_up = self.pods[_HOLD_UPS[row.moment].pod]
+        for chat in chats:
+            for stage in await self.stages(chat):
+                if stage["pod"] == held_up and stage["failure"] == "deadline":
+                    raise Missed(f"held up for too long at {row.moment}")
+
     # What is left.
 
     async def until_nothing_is_held(self, *letters: str) -> None:
