@@ -100,7 +100,7 @@ async def test_watches_that_are_too_old_or_cut_are_opened_again(
             end()
             clusters.edit(replicas=replicas)
             await settled_with(clusters, replicas)
-            assert server.watches > opened
+            await until(lambda before=opened: server.watches > before)
         assert pods_created(server) == 5
 
 
