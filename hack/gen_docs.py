@@ -13,7 +13,7 @@ from pathlib import Path
 # argparse breaks lines at the terminal's width, and reads it where it formats.
 os.environ["COLUMNS"] = "100"
 
-from epd.api.docs import with_field_tables
+from epd.api.docs import between, with_field_tables
 from epd_cli import __main__ as epd
 from epd_cli import kubectl_epd
 from epd_gateway.errors import ENGINE_CODES, KINDS, ClientGone
@@ -49,11 +49,7 @@ def with_codes(page: str) -> str:
     Raises:
         ValueError: A mark is missing.
     """
-    before, begin, rest = page.partition(CODES_BEGIN)
-    _, end, after = rest.partition(CODES_END)
-    if not begin or not end:
-        raise ValueError(f"{ERRORS.name} lacks its marks {CODES_BEGIN!r} and {CODES_END!r}")
-    return f"{before}{CODES_BEGIN}\n\n{codes_table()}\n{CODES_END}{after}"
+    return between(page, CODES_BEGIN, CODES_END, codes_table())
 
 
 def codes_table() -> str:

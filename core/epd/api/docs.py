@@ -19,11 +19,20 @@ def with_field_tables(page: str) -> str:
     Raises:
         ValueError: A mark is missing.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks its marks {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{field_tables()}\n{END}{after}"
+    return between(page, BEGIN, END, field_tables())
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """Return `page` with `text` in the place of what lies between two marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ValueError(f"the page lacks its marks {begin!r} and {end!r}")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def field_tables() -> str:
